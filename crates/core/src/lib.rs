@@ -1,0 +1,11 @@
+//! The engine of apt-ostree: model, plan, assemble, commit, deploy.
+//!
+//! It prints nothing, reads no argv and no environment, and assumes no `/`: the sysroot is a parameter everywhere.
+
+pub mod error;
+pub mod event;
+pub mod model;
+pub mod sandbox;
+pub mod source;
+
+pub use error::{Context, Error, ErrorKind, Result, ScriptFailure};

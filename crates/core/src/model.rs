@@ -1,0 +1,6 @@
+//! Pure values of the domain: no file is opened, no process started, nothing printed in here.
+
+pub mod deb822;
+pub mod package;
+pub mod request;
+pub mod version;
