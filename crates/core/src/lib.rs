@@ -5,6 +5,8 @@
 pub mod error;
 pub mod event;
 pub mod model;
+pub mod operation;
+pub mod plan;
 pub mod sandbox;
 pub mod source;
 
