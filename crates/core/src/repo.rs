@@ -166,10 +166,9 @@ impl Repo {
     }
 
     pub fn set_ref(&self, name: &str, commit: Option<&str>) -> Result<()> {
-        Ok(self
-            .inner
+        self.inner
             .set_ref_immediate(None, name, commit, gio::Cancellable::NONE)
-            .context(|| format!("Writing the ref {name}"))?)
+            .context(|| format!("Writing the ref {name}"))
     }
 
     /// Flushes the file system of the repository. The one flush of a transaction: commits are written without fsync.

@@ -16,33 +16,37 @@ pub fn waves(packages: &[SolvedPackage], native: &str) -> Vec<Vec<usize>> {
     let pre: Vec<Vec<usize>> = packages.iter().map(|p| edges(&p.pre_depends)).collect();
     let deps: Vec<Vec<usize>> = packages.iter().map(|p| edges(&p.depends)).collect();
 
-    // Everything that must be configured before `package` is unpacked.
-    let needed_before = |package: usize| -> BTreeSet<usize> {
+    let closure = |start: &[usize]| -> BTreeSet<usize> {
         let mut seen = BTreeSet::new();
-        let mut todo = pre[package].clone();
+        let mut todo = start.to_vec();
         while let Some(next) = todo.pop() {
-            if next != package && seen.insert(next) {
+            if seen.insert(next) {
                 todo.extend(pre[next].iter().chain(&deps[next]));
             }
         }
         seen
     };
-    let before: Vec<BTreeSet<usize>> = (0..packages.len()).map(needed_before).collect();
+    // Everything that must be configured before a package is unpacked, and what its own configuration needs.
+    let before: Vec<BTreeSet<usize>> = pre.iter().map(|p| closure(p)).collect();
+    let group: Vec<BTreeSet<usize>> = (0..packages.len()).map(|p| closure(&[p])).collect();
+
     let mut left: BTreeSet<usize> = (0..packages.len()).collect();
-    let mut done = BTreeSet::new();
+    let mut done: BTreeSet<usize> = BTreeSet::new();
     let mut waves = Vec::new();
     while !left.is_empty() {
-        let ready: Vec<usize> = left.iter().copied().filter(|p| before[*p].is_subset(&done)).collect();
-        let last = ready.len() == left.len() || ready.is_empty();
-        // Only what a later wave pre-depends on needs a wave of its own; the rest waits and goes in one run.
-        let wave: Vec<usize> = if last {
-            left.iter().copied().collect()
-        } else {
-            let wanted: BTreeSet<usize> =
-                left.iter().filter(|p| !ready.contains(p)).flat_map(|p| before[*p].iter().copied()).collect();
-            let chosen: Vec<usize> = ready.iter().copied().filter(|p| wanted.contains(p)).collect();
-            if chosen.is_empty() { ready } else { chosen }
-        };
+        // Only what something pre-depends on needs an early wave, and only together with all that its own
+        // configuration needs; the rest waits and goes in the last run.
+        let wanted: BTreeSet<usize> =
+            left.iter().flat_map(|p| before[*p].iter().copied()).filter(|p| left.contains(p)).collect();
+        let unpackable = |p: &usize| done.contains(p) || before[*p].is_subset(&done);
+        let early: BTreeSet<usize> = wanted
+            .into_iter()
+            .filter(|p| group[*p].iter().all(unpackable))
+            .flat_map(|p| group[p].iter().copied())
+            .filter(|p| left.contains(p))
+            .collect();
+        let wave: Vec<usize> =
+            if early.is_empty() { left.iter().copied().collect() } else { early.into_iter().collect() };
         for package in &wave {
             left.remove(package);
             done.insert(*package);

@@ -184,8 +184,8 @@ impl fmt::Display for Origin {
                 None => groups.push((group.to_owned(), vec![(key.to_owned(), value)])),
             };
         };
-        let join = |items: &[String]| items.iter().map(|s| format!("{};", escape(s))).collect::<String>();
-        let join_local = |items: &[LocalPackage]| items.iter().map(|s| format!("{s};")).collect::<String>();
+        let join = |items: &[String]| terminated(items.iter().map(|s| escape(s)));
+        let join_local = |items: &[LocalPackage]| terminated(items.iter().map(ToString::to_string));
         put("origin", if self.is_layered() { "baserefspec" } else { "refspec" }, self.refspec.clone());
         if let Some(commit) = &self.override_commit {
             put("origin", "override-commit", commit.clone());
@@ -242,6 +242,11 @@ fn parse_keyfile(text: &str) -> Result<Vec<Group>> {
         }
     }
     Ok(groups)
+}
+
+/// A GKeyFile list: every item ends in `;`.
+fn terminated(items: impl Iterator<Item = String>) -> String {
+    items.fold(String::new(), |list, item| list + &item + ";")
 }
 
 /// GKeyFile's escapes, as far as they can occur in these values.

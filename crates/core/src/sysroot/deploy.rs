@@ -80,7 +80,7 @@ impl Sysroot {
     /// Writes this list of deployments, in this order.
     pub fn write_deployments(&self, list: &[Deployment]) -> Result<()> {
         let inner: Vec<ostree::Deployment> = list.iter().map(|d| d.inner.clone()).collect();
-        let options = ostree::SysrootWriteDeploymentsOpts { do_postclean: false, ..Default::default() };
+        let options = ostree::SysrootWriteDeploymentsOpts { do_postclean: false };
         self.inner
             .write_deployments_with_options(&inner, &options, gio::Cancellable::NONE)
             .context(|| "Writing the boot configuration")
