@@ -4,5 +4,6 @@
 //! difference. The base is never written to; nothing is visible before the commit is whole.
 
 pub mod dpkg;
+pub mod layer;
 pub mod order;
 pub mod overlay;

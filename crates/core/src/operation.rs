@@ -1,12 +1,28 @@
 //! The verbs: what a transaction is asked ([`Request`]), what it answers ([`Report`]); one file per verb, each
 //! `plan` first and then `execute`. A request is plain data, because it crosses a pipe to the worker process.
 
+pub mod cleanup;
+pub mod deploy;
+pub mod init_sysroot;
+pub mod kargs;
+pub mod pkg_change;
+pub mod rebase;
+pub mod refresh_md;
+pub mod rollback;
+pub mod sources;
+pub mod space;
+pub mod transaction;
+pub mod upgrade;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::model::diff::PackageDiff;
 use crate::plan::Plan;
+use crate::repo::metadata::CommitInfo;
+use transaction::{Ports, Transaction};
 
 /// One transaction: on which sysroot, how, and what.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -174,4 +190,52 @@ pub struct UpdateInfo {
     /// The base is another commit than the one deployed now.
     pub new_base: bool,
     pub diff: PackageDiff,
+}
+
+/// Carries a request out. Called in the worker process: one transaction, one process.
+pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
+    let stateroot = request.stateroot.as_deref();
+    if let Verb::InitSysroot(init) = &request.verb {
+        return init_sysroot::execute(&request.sysroot, stateroot.unwrap_or("debian"), init, ports.events);
+    }
+    let mut transaction = Transaction::begin(&request.sysroot, stateroot, &request.options, ports)?;
+    let transaction = &mut transaction;
+    match &request.verb {
+        Verb::PkgChange { changes } => pkg_change::execute(transaction, changes),
+        Verb::Upgrade { changes, allow_downgrade, check, preview } => {
+            let upgrade = upgrade::Upgrade { changes, allow_downgrade: *allow_downgrade, preview: *check || *preview };
+            upgrade::execute(transaction, &upgrade)
+        }
+        Verb::Deploy { revision, changes, preview, skip_branch_check, disallow_downgrade } => {
+            let deploy = deploy::Deploy {
+                revision,
+                changes,
+                preview: *preview,
+                skip_branch_check: *skip_branch_check,
+                disallow_downgrade: *disallow_downgrade,
+            };
+            deploy::execute(transaction, &deploy)
+        }
+        Verb::Rebase(rebase) => rebase::execute(transaction, rebase),
+        Verb::Rollback => rollback::execute(transaction),
+        Verb::Cleanup { base, pending, rollback, repomd } => {
+            let what = cleanup::Cleanup { base: *base, pending: *pending, rollback: *rollback, repomd: *repomd };
+            cleanup::execute(transaction, what)
+        }
+        Verb::Kargs(change) => kargs::execute(transaction, change),
+        Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
+        Verb::InitSysroot(_) => unreachable!("handled above, before there is a sysroot to lock"),
+    }
+}
+
+/// An older base than the deployed one is refused where the caller did not ask for it: a replayed old branch head
+/// would silently bring old security bugs back.
+fn refuse_older(current: &CommitInfo, target: &CommitInfo, how: &str) -> Result<()> {
+    if target.timestamp >= current.timestamp {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "Upgrade target revision '{}' with timestamp {} is chronologically older than current revision '{}' with timestamp {}; {how}",
+        target.checksum, target.timestamp, current.checksum, current.timestamp
+    )))
 }

@@ -171,6 +171,20 @@ impl Repo {
             .context(|| format!("Writing the ref {name}"))
     }
 
+    /// Drops `remote:branch` or the local `branch`.
+    pub fn drop_ref(&self, remote: Option<&str>, branch: &str) -> Result<()> {
+        self.inner
+            .set_ref_immediate(remote, branch, None, gio::Cancellable::NONE)
+            .context(|| format!("Dropping the ref {branch}"))
+    }
+
+    /// Sets a key of the repository's configuration.
+    pub fn set_option(&self, group: &str, key: &str, value: &str) -> Result<()> {
+        let config = self.inner.copy_config();
+        config.set_string(group, key, value);
+        self.inner.write_config(&config).context(|| format!("Setting {group}.{key} in the repository's configuration"))
+    }
+
     /// Flushes the file system of the repository. The one flush of a transaction: commits are written without fsync.
     pub fn sync(&self) -> Result<()> {
         let directory = std::fs::File::open(&self.path)?;
