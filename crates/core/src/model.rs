@@ -3,4 +3,6 @@
 pub mod deb822;
 pub mod package;
 pub mod request;
+pub mod sources;
+pub mod treefile;
 pub mod version;
