@@ -2,11 +2,16 @@
 //!
 //! It prints nothing, reads no argv and no environment, and assumes no `/`: the sysroot is a parameter everywhere.
 
+pub mod assemble;
 pub mod compose;
 pub mod error;
 pub mod event;
 pub mod model;
+pub mod operation;
+pub mod plan;
+pub mod repo;
 pub mod sandbox;
 pub mod source;
+pub mod sysroot;
 
 pub use error::{Context, Error, ErrorKind, Result, ScriptFailure};

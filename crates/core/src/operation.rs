@@ -1,0 +1,241 @@
+//! The verbs: what a transaction is asked ([`Request`]), what it answers ([`Report`]); one file per verb, each
+//! `plan` first and then `execute`. A request is plain data, because it crosses a pipe to the worker process.
+
+pub mod cleanup;
+pub mod deploy;
+pub mod init_sysroot;
+pub mod kargs;
+pub mod pkg_change;
+pub mod rebase;
+pub mod refresh_md;
+pub mod rollback;
+pub mod sources;
+pub mod space;
+pub mod transaction;
+pub mod upgrade;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::model::diff::PackageDiff;
+use crate::plan::Plan;
+use crate::repo::metadata::CommitInfo;
+use transaction::{Ports, Transaction};
+
+/// One transaction: on which sysroot, how, and what.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The physical root that has `ostree/` and `boot/`. `/` on a booted system.
+    pub sysroot: PathBuf,
+    /// `--stateroot`; absent means the booted or the only one.
+    pub stateroot: Option<String>,
+    #[serde(flatten)]
+    pub verb: Verb,
+    #[serde(default)]
+    pub options: Options,
+}
+
+/// Options that several verbs share.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// Print the plan and stop.
+    pub dry_run: bool,
+    pub download_only: bool,
+    /// `-C`: no network.
+    pub cache_only: bool,
+    pub reboot: bool,
+    pub lock_finalization: bool,
+    /// Further `APT::…`-independent quirk directories, e.g. `/etc/apt-ostree/quirks.d`.
+    pub quirk_dirs: Vec<PathBuf>,
+    /// The command line, for the commit and the history.
+    pub command_line: String,
+}
+
+/// Changes to the requests of the origin; any of the package-aware verbs can carry them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PackageChanges {
+    /// Requests to add, in the user's words.
+    pub install: Vec<String>,
+    /// Requests to drop.
+    pub uninstall: Vec<String>,
+    /// Local .deb files to add, absolute paths.
+    pub install_local: Vec<PathBuf>,
+    /// Drop every request.
+    pub uninstall_all: bool,
+    /// No error when already requested or already absent.
+    pub idempotent: bool,
+    /// Accept a request the base already satisfies.
+    pub allow_inactive: bool,
+}
+
+impl PackageChanges {
+    pub fn is_empty(&self) -> bool {
+        self.install.is_empty() && self.uninstall.is_empty() && self.install_local.is_empty() && !self.uninstall_all
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Verb {
+    /// `install` and `uninstall`.
+    PkgChange {
+        changes: PackageChanges,
+    },
+    Upgrade {
+        changes: PackageChanges,
+        allow_downgrade: bool,
+        check: bool,
+        preview: bool,
+    },
+    Deploy {
+        revision: String,
+        changes: PackageChanges,
+        preview: bool,
+        skip_branch_check: bool,
+        disallow_downgrade: bool,
+    },
+    Rebase(Rebase),
+    Rollback,
+    Cleanup {
+        base: bool,
+        pending: bool,
+        rollback: bool,
+        repomd: bool,
+    },
+    Kargs(KargsChange),
+    RefreshMd {
+        force: bool,
+    },
+    /// From an empty directory to a first deployment.
+    InitSysroot(InitSysroot),
+}
+
+/// `rebase REFSPEC [REVISION]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rebase {
+    /// As typed; empty when only `--branch`/`--remote` are given.
+    pub refspec: String,
+    pub revision: Option<String>,
+    pub branch: Option<String>,
+    pub remote: Option<String>,
+    pub skip_purge: bool,
+    pub disallow_downgrade: bool,
+    pub custom_origin_url: Option<String>,
+    pub custom_origin_description: Option<String>,
+    pub changes: PackageChanges,
+}
+
+/// `kargs`, in order of application: delete, replace, append, append-if-missing, delete-if-present.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KargsChange {
+    pub deploy_index: Option<usize>,
+    pub import_proc_cmdline: bool,
+    pub append: Vec<String>,
+    pub replace: Vec<String>,
+    pub delete: Vec<String>,
+    pub append_if_missing: Vec<String>,
+    pub delete_if_present: Vec<String>,
+    /// The whole new line, from `--editor`.
+    pub set: Option<String>,
+    /// The line the change was made on; another one by now is an error.
+    pub expected: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InitSysroot {
+    /// What to deploy: `REMOTE:BRANCH`, or `BRANCH` of `pull_local`.
+    pub refspec: String,
+    /// `NAME=URL` of a remote to add.
+    pub remote: Option<(String, String)>,
+    /// Files with OpenPGP keys to trust for the remote.
+    pub gpg_keys: Vec<PathBuf>,
+    pub no_gpg_verify: bool,
+    /// A local repository to pull from instead of a remote.
+    pub pull_local: Option<PathBuf>,
+    pub kargs: Vec<String>,
+}
+
+/// What became of a transaction. The client renders it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// A new deployment was written (or the order of deployments changed). False → `--unchanged-exit-77` applies.
+    pub changed: bool,
+    /// The deployment was staged for the next shutdown, not written directly.
+    pub staged: bool,
+    /// Lines to print, in order, on stdout: `No upgrade available.`, `Freed: …`.
+    pub lines: Vec<String>,
+    /// Printed in block form after a change.
+    pub diff: PackageDiff,
+    /// For `--dry-run`, `--preview` and `--check`.
+    pub plan: Option<Box<Plan>>,
+    /// For `upgrade --check|--preview`: the base commit, version and timestamp that would be deployed.
+    pub update: Option<UpdateInfo>,
+    /// For `kargs` without changes: the line.
+    pub kargs: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UpdateInfo {
+    pub commit: String,
+    pub version: Option<String>,
+    /// Seconds since the epoch.
+    pub timestamp: u64,
+    /// The base is another commit than the one deployed now.
+    pub new_base: bool,
+    pub diff: PackageDiff,
+}
+
+/// Carries a request out. Called in the worker process: one transaction, one process.
+pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
+    let stateroot = request.stateroot.as_deref();
+    if let Verb::InitSysroot(init) = &request.verb {
+        return init_sysroot::execute(&request.sysroot, stateroot.unwrap_or("debian"), init, ports.events);
+    }
+    let mut transaction = Transaction::begin(&request.sysroot, stateroot, &request.options, ports)?;
+    let transaction = &mut transaction;
+    match &request.verb {
+        Verb::PkgChange { changes } => pkg_change::execute(transaction, changes),
+        Verb::Upgrade { changes, allow_downgrade, check, preview } => {
+            let upgrade = upgrade::Upgrade { changes, allow_downgrade: *allow_downgrade, preview: *check || *preview };
+            upgrade::execute(transaction, &upgrade)
+        }
+        Verb::Deploy { revision, changes, preview, skip_branch_check, disallow_downgrade } => {
+            let deploy = deploy::Deploy {
+                revision,
+                changes,
+                preview: *preview,
+                skip_branch_check: *skip_branch_check,
+                disallow_downgrade: *disallow_downgrade,
+            };
+            deploy::execute(transaction, &deploy)
+        }
+        Verb::Rebase(rebase) => rebase::execute(transaction, rebase),
+        Verb::Rollback => rollback::execute(transaction),
+        Verb::Cleanup { base, pending, rollback, repomd } => {
+            let what = cleanup::Cleanup { base: *base, pending: *pending, rollback: *rollback, repomd: *repomd };
+            cleanup::execute(transaction, what)
+        }
+        Verb::Kargs(change) => kargs::execute(transaction, change),
+        Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
+        Verb::InitSysroot(_) => unreachable!("handled above, before there is a sysroot to lock"),
+    }
+}
+
+/// An older base than the deployed one is refused where the caller did not ask for it: a replayed old branch head
+/// would silently bring old security bugs back.
+fn refuse_older(current: &CommitInfo, target: &CommitInfo, how: &str) -> Result<()> {
+    if target.timestamp >= current.timestamp {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "Upgrade target revision '{}' with timestamp {} is chronologically older than current revision '{}' with timestamp {}; {how}",
+        target.checksum, target.timestamp, current.checksum, current.timestamp
+    )))
+}

@@ -1,0 +1,202 @@
+//! The only place that touches an [`ostree::Repo`]: reading commits, checking bases out, committing differences,
+//! pulling.
+//!
+//! On-disk layout that is ours, all below `REPO/extensions/apt-ostree/` (libostree leaves `extensions/` alone), so
+//! that objects can be hardlinked into it and renamed out of it:
+//!
+//! | path | content |
+//! |---|---|
+//! | `base/CHECKSUM/` | hardlink checkout of a base commit that no deployment holds; dropped with the base |
+//! | `local/SHA256.deb` | local packages that an origin asks for |
+//! | `apt/{lists,cache,archives,etc}` | libapt's state, see [`crate::source::SourceConfig::state`] |
+//! | `tmp/` | scratch of the running transaction, emptied by the next one |
+//!
+//! Refs that are ours: `rpmostree/base/N`, one for each base commit that a layered deployment stands on. The name is
+//! rpm-ostree's because the garbage collections of others spare it.
+//!
+//! Locking: writers hold libostree's sysroot lock ([`crate::sysroot::Sysroot::lock`]); readers need none.
+
+pub mod commit;
+pub mod metadata;
+pub mod pull;
+
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use ostree::gio;
+use ostree::prelude::*;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::package::{self, PackageId};
+
+const EXTENSION: &str = "extensions/apt-ostree";
+const BASE_REF_PREFIX: &str = "rpmostree/base";
+
+/// A repository.
+#[derive(Debug, Clone)]
+pub struct Repo {
+    pub(crate) inner: ostree::Repo,
+    path: PathBuf,
+}
+
+impl Repo {
+    /// Opens an existing repository.
+    pub fn open(path: &Path) -> Result<Self> {
+        let inner = ostree::Repo::new_for_path(path);
+        inner.open(gio::Cancellable::NONE).context(|| format!("Opening the repository {}", path.display()))?;
+        Ok(Self { inner, path: path.to_owned() })
+    }
+
+    /// The repository of a sysroot, sharing its object (and so its lock state).
+    pub(crate) fn of_sysroot(inner: ostree::Repo, sysroot: &Path) -> Self {
+        Self { inner, path: sysroot.join("ostree/repo") }
+    }
+
+    /// Makes an `archive` repository where there is none, opens it otherwise.
+    pub fn open_or_create(path: &Path) -> Result<Self> {
+        if path.join("config").exists() {
+            return Self::open(path);
+        }
+        std::fs::create_dir_all(path).context(|| format!("Creating {}", path.display()))?;
+        let inner = ostree::Repo::new_for_path(path);
+        inner
+            .create(ostree::RepoMode::Archive, gio::Cancellable::NONE)
+            .context(|| format!("Creating the repository {}", path.display()))?;
+        Ok(Self { inner, path: path.to_owned() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Our private folder (see the module header), made when missing.
+    pub fn extension(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(EXTENSION).join(name);
+        std::fs::create_dir_all(&path).context(|| format!("Creating {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Resolves a ref or checksum; `NotFound` names it.
+    pub fn resolve(&self, rev: &str) -> Result<String> {
+        self.try_resolve(rev)?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("No such ref or commit '{rev}' in {}", self.path.display()))
+        })
+    }
+
+    pub fn try_resolve(&self, rev: &str) -> Result<Option<String>> {
+        let found = self.inner.resolve_rev(rev, true).context(|| format!("Resolving '{rev}'"))?;
+        match found {
+            Some(checksum) if self.has_commit(&checksum)? => Ok(Some(checksum.into())),
+            _ => Ok(None),
+        }
+    }
+
+    pub fn has_commit(&self, checksum: &str) -> Result<bool> {
+        Ok(self.inner.has_object(ostree::ObjectType::Commit, checksum, gio::Cancellable::NONE)?)
+    }
+
+    /// The installed packages of a commit: from its metadata, else from the dpkg status inside it; no checkout.
+    pub fn packages(&self, commit: &str) -> Result<Vec<PackageId>> {
+        if let Some(list) = self.info(commit)?.packages {
+            return Ok(list);
+        }
+        let (root, _) =
+            self.inner.read_commit(commit, gio::Cancellable::NONE).context(|| format!("Reading commit {commit}"))?;
+        for path in ["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status", "usr/share/dpkg/database/status"] {
+            if let Ok((bytes, _)) = root.resolve_relative_path(path).load_contents(gio::Cancellable::NONE) {
+                return Ok(package::installed_from_status(&String::from_utf8_lossy(&bytes)));
+            }
+        }
+        Err(Error::new(ErrorKind::NotFound, format!("Commit {commit} has neither a package list nor a dpkg database"))
+            .hint("Bases for layering are made by `apt-ostree compose tree`."))
+    }
+
+    /// A read-only directory with the content of a commit: hardlinks into the repository. Made once per base.
+    pub fn base_checkout(&self, commit: &str) -> Result<PathBuf> {
+        let bases = self.extension("base")?;
+        let target = bases.join(commit);
+        if target.exists() {
+            return Ok(target);
+        }
+        let partial = bases.join(format!("{commit}.partial"));
+        remove_tree(&partial)?;
+        let options = ostree::RepoCheckoutAtOptions {
+            overwrite_mode: ostree::RepoCheckoutOverwriteMode::None,
+            no_copy_fallback: self.inner.mode() == ostree::RepoMode::Bare,
+            ..Default::default()
+        };
+        self.inner
+            .checkout_at(Some(&options), rustix::fs::CWD.as_raw_fd(), &partial, commit, gio::Cancellable::NONE)
+            .context(|| format!("Checking out {commit}"))?;
+        std::fs::rename(&partial, &target).context(|| format!("Renaming {}", partial.display()))?;
+        Ok(target)
+    }
+
+    /// Drops checkouts of bases not in `keep`, and what an interrupted transaction left in `tmp/`.
+    pub fn clean_extension(&self, keep: &[String]) -> Result<()> {
+        for entry in std::fs::read_dir(self.extension("base")?)? {
+            let entry = entry?;
+            if !keep.iter().any(|k| entry.file_name() == k.as_str()) {
+                remove_tree(&entry.path())?;
+            }
+        }
+        remove_tree(&self.extension("tmp")?)
+    }
+
+    /// Points `rpmostree/base/N` at exactly these commits, so that a prune keeps them.
+    pub fn set_base_refs(&self, bases: &[String]) -> Result<()> {
+        let mut wanted: Vec<&String> = bases.iter().collect();
+        wanted.sort();
+        wanted.dedup();
+        let old = self.inner.list_refs_ext(
+            Some(BASE_REF_PREFIX),
+            ostree::RepoListRefsExtFlags::EXCLUDE_REMOTES,
+            gio::Cancellable::NONE,
+        )?;
+        for (index, commit) in wanted.iter().enumerate() {
+            self.set_ref(&format!("{BASE_REF_PREFIX}/{index}"), Some(commit))?;
+        }
+        for name in old.keys() {
+            let index = name.rsplit('/').next().and_then(|n| n.parse::<usize>().ok());
+            if index.is_none_or(|i| i >= wanted.len()) {
+                self.set_ref(name, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn set_ref(&self, name: &str, commit: Option<&str>) -> Result<()> {
+        self.inner
+            .set_ref_immediate(None, name, commit, gio::Cancellable::NONE)
+            .context(|| format!("Writing the ref {name}"))
+    }
+
+    /// Drops `remote:branch` or the local `branch`.
+    pub fn drop_ref(&self, remote: Option<&str>, branch: &str) -> Result<()> {
+        self.inner
+            .set_ref_immediate(remote, branch, None, gio::Cancellable::NONE)
+            .context(|| format!("Dropping the ref {branch}"))
+    }
+
+    /// Sets a key of the repository's configuration.
+    pub fn set_option(&self, group: &str, key: &str, value: &str) -> Result<()> {
+        let config = self.inner.copy_config();
+        config.set_string(group, key, value);
+        self.inner.write_config(&config).context(|| format!("Setting {group}.{key} in the repository's configuration"))
+    }
+
+    /// Flushes the file system of the repository. The one flush of a transaction: commits are written without fsync.
+    pub fn sync(&self) -> Result<()> {
+        let directory = std::fs::File::open(&self.path)?;
+        rustix::fs::syncfs(&directory).context(|| format!("Flushing {}", self.path.display()))
+    }
+}
+
+/// Deletes a directory tree if it is there. Never leaves its file system and never follows a link.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::from(e)).context(|| format!("Removing {}", path.display())),
+    }
+}

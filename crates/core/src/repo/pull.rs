@@ -1,0 +1,111 @@
+//! Fetching commits from an OSTree remote or a local repository.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ostree::gio;
+use ostree::glib::Variant;
+
+use super::Repo;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::event::{EventSink, EventSinkExt};
+
+impl Repo {
+    /// Pulls one branch of a remote. Signatures are checked as the remote's configuration says (`gpg-verify`
+    /// defaults to true in libostree). `commit` chooses one of the branch instead of its head.
+    pub fn pull(&self, remote: &str, branch: &str, commit: Option<&str>, events: &dyn EventSink) -> Result<String> {
+        let mut options = pull_options(branch, 0);
+        if let Some(commit) = commit {
+            options.insert("override-commit-ids", vec![commit.to_owned()].into());
+        }
+        events.task(format!("Pulling {remote}:{branch}"), || self.run_pull(remote, &options))?;
+        match commit {
+            Some(commit) => Ok(commit.to_owned()),
+            None => self.resolve(&format!("{remote}:{branch}")),
+        }
+    }
+
+    /// Pulls only the commit objects of a branch's whole history, to look versions up.
+    pub fn pull_history(&self, remote: &str, branch: &str) -> Result<()> {
+        let mut options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
+        options.insert("depth", (-1i32).into());
+        self.run_pull(remote, &options)
+    }
+
+    /// Copies a commit and its branch from a repository on this machine into the local ref `branch`.
+    pub fn pull_local(&self, source: &Path, branch: &str, events: &dyn EventSink) -> Result<String> {
+        let url = format!("file://{}", source.display());
+        let head = Self::open(source)?.resolve(branch)?;
+        let options = pull_options(&head, ostree::RepoPullFlags::UNTRUSTED.bits());
+        events.task(format!("Copying {branch} from {}", source.display()), || self.run_pull(&url, &options))?;
+        self.set_ref(branch, Some(&head))?;
+        Ok(head)
+    }
+
+    fn run_pull(&self, remote: &str, options: &HashMap<&str, Variant>) -> Result<()> {
+        let options: Variant = options.clone().into();
+        self.inner
+            .pull_with_options(remote, &options, None, gio::Cancellable::NONE)
+            .map_err(|e| classify(remote, &e))
+            .context(|| format!("Pulling from {remote}"))
+    }
+
+    /// Adds or replaces a remote. OpenPGP verification is on unless `gpg_verify` is false.
+    pub fn set_remote(&self, name: &str, url: &str, gpg_verify: bool, keys: &[std::path::PathBuf]) -> Result<()> {
+        let options: Variant = HashMap::from([("gpg-verify", Variant::from(gpg_verify))]).into();
+        self.inner
+            .remote_change(
+                gio::File::NONE,
+                ostree::RepoRemoteChange::Replace,
+                name,
+                Some(url),
+                Some(&options),
+                gio::Cancellable::NONE,
+            )
+            .context(|| format!("Adding the remote {name}"))?;
+        for key in keys {
+            let stream = gio::File::for_path(key);
+            let stream = ostree::prelude::FileExt::read(&stream, gio::Cancellable::NONE)
+                .context(|| format!("Reading the key {}", key.display()))?;
+            self.inner
+                .remote_gpg_import(name, Some(&stream), &[], gio::Cancellable::NONE)
+                .context(|| format!("Importing the key {}", key.display()))?;
+        }
+        Ok(())
+    }
+
+    pub fn has_remote(&self, name: &str) -> bool {
+        self.inner.remote_list().iter().any(|r| r == name)
+    }
+}
+
+fn pull_options(reference: &str, flags: u32) -> HashMap<&'static str, Variant> {
+    // `flags` is an i32 in libostree's option dictionary.
+    let flags = i32::try_from(flags).unwrap_or(0);
+    HashMap::from([("refs", vec![reference.to_owned()].into()), ("flags", flags.into())])
+}
+
+/// libostree reports network and signature trouble in generic error domains; the texts are stable.
+fn classify(remote: &str, error: &ostree::glib::Error) -> Error {
+    let text = error.message();
+    let lower = text.to_lowercase();
+    let base = Error::from(error.clone());
+    if lower.contains("gpg") || lower.contains("signature") || lower.contains("public key") {
+        base.with_kind(ErrorKind::Verification)
+            .hint(format!("The commit is not signed by a key that the remote '{remote}' trusts. Nothing was changed."))
+            .hint(format!("Import the right key: ostree remote gpg-import {remote} -k FILE"))
+    } else if lower.contains("no such branch")
+        || lower.contains("not found in summary")
+        || lower.contains("no such ref")
+    {
+        base.with_kind(ErrorKind::NotFound)
+    } else if ["couldn't", "could not", "connect", "resolve host", "server returned", "timed out", "404", "opening"]
+        .iter()
+        .any(|w| lower.contains(w))
+    {
+        base.with_kind(ErrorKind::Network)
+            .hint(format!("Check the network and the address of the remote: ostree remote show-url {remote}"))
+    } else {
+        base
+    }
+}

@@ -1,0 +1,122 @@
+//! Writing deployments: stage or deploy a commit, reorder, drop, clean up.
+
+use ostree::SysrootSimpleWriteDeploymentFlags as WriteFlags;
+use ostree::gio;
+
+use super::{Deployment, Sysroot, keyfile};
+use crate::error::{Context, Error, Result};
+use crate::event::{EventSink, EventSinkExt};
+use crate::model::origin::Origin;
+
+/// A deployment to be made.
+#[derive(Debug)]
+pub struct NewDeployment<'a> {
+    pub stateroot: &'a str,
+    pub commit: &'a str,
+    pub origin: &'a Origin,
+    /// Kernel arguments; `None` carries those of the merge deployment over.
+    pub kernel_arguments: Option<Vec<String>>,
+    /// Staged: only applied after `finalize-deployment`.
+    pub locked: bool,
+}
+
+impl Sysroot {
+    /// Stages the commit when booted from this sysroot, deploys it at once otherwise. True when it was staged.
+    pub fn deploy(&self, new: &NewDeployment<'_>, events: &dyn EventSink) -> Result<bool> {
+        let merge = self.merge_deployment(new.stateroot);
+        let origin = keyfile(new.origin)?;
+        let arguments = match (&new.kernel_arguments, &merge) {
+            (Some(arguments), _) => arguments.clone(),
+            (None, Some(merge)) => merge.kernel_arguments(),
+            (None, None) => Vec::new(),
+        };
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let options = ostree::SysrootDeployTreeOpts {
+            locked: new.locked,
+            override_kernel_argv: Some(&arguments),
+            overlay_initrds: None,
+        };
+        let merge = merge.as_ref().map(|m| &m.inner);
+        if self.is_booted() {
+            events.task("Staging deployment", || {
+                self.inner
+                    .stage_tree_with_options(
+                        Some(new.stateroot),
+                        new.commit,
+                        Some(&origin),
+                        merge,
+                        &options,
+                        gio::Cancellable::NONE,
+                    )
+                    .context(|| format!("Staging {}", new.commit))
+            })?;
+            return Ok(true);
+        }
+        events.task("Writing deployment", || {
+            let deployment = self
+                .inner
+                .deploy_tree_with_options(
+                    Some(new.stateroot),
+                    new.commit,
+                    Some(&origin),
+                    merge,
+                    Some(&options),
+                    gio::Cancellable::NONE,
+                )
+                .context(|| format!("Deploying {}", new.commit))?;
+            self.inner
+                .simple_write_deployment(
+                    Some(new.stateroot),
+                    &deployment,
+                    merge,
+                    WriteFlags::NO_CLEAN,
+                    gio::Cancellable::NONE,
+                )
+                .context(|| "Writing the boot configuration")
+        })?;
+        Ok(false)
+    }
+
+    /// Writes this list of deployments, in this order.
+    pub fn write_deployments(&self, list: &[Deployment]) -> Result<()> {
+        let inner: Vec<ostree::Deployment> = list.iter().map(|d| d.inner.clone()).collect();
+        let options = ostree::SysrootWriteDeploymentsOpts { do_postclean: false };
+        self.inner
+            .write_deployments_with_options(&inner, &options, gio::Cancellable::NONE)
+            .context(|| "Writing the boot configuration")
+    }
+
+    /// Removes what no deployment and no ref uses: deployment directories, boot files, base checkouts, objects.
+    /// Returns the bytes that the repository no longer holds.
+    pub fn clean_up(&self) -> Result<u64> {
+        self.inner.load_if_changed(gio::Cancellable::NONE)?;
+        let repo = self.repo();
+        let mut bases = Vec::new();
+        let mut layered = Vec::new();
+        for deployment in self.deployments() {
+            let info = repo.info(&deployment.checksum())?;
+            if info.layered {
+                layered.push(info.base().to_owned());
+            }
+            bases.push(info.base().to_owned());
+        }
+        repo.set_base_refs(&layered)?;
+        repo.clean_extension(&bases)?;
+        self.inner.prepare_cleanup(gio::Cancellable::NONE).context(|| "Cleaning up deployments")?;
+        let (_, _, freed) = repo
+            .inner
+            .prune(ostree::RepoPruneFlags::REFS_ONLY, 0, gio::Cancellable::NONE)
+            .context(|| "Pruning the repository")?;
+        Ok(freed)
+    }
+
+    /// The deployment `index` in boot order.
+    pub fn deployment_at(&self, index: usize) -> Result<Deployment> {
+        let all = self.deployments();
+        let count = all.len();
+        all.into_iter().nth(index).ok_or_else(|| {
+            Error::usage(format!("Out of range deployment index {index}"))
+                .hint(format!("There are {count} deployments, counted from 0."))
+        })
+    }
+}
