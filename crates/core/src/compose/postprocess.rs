@@ -116,7 +116,9 @@ pub fn run(
     };
     report.kernel = kernel::install(&tree, &runner, kernel_options, &mut report).context(|| "Preparing the kernel")?;
 
-    layout::top_level(&tree, treefile.opt_usrlocal, treefile.tmp_is_dir, events, &mut report)?;
+    let mode = layout::opt_usrlocal(&tree, treefile.opt_usrlocal, events);
+    layout::top_level(&tree, mode, treefile.tmp_is_dir, &mut report)?;
+    layout::registries(&tree)?;
     layout::move_etc(&tree)?;
     tell(&report, events);
     Ok(report)

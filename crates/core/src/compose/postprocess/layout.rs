@@ -4,34 +4,24 @@
 //! becomes a link moves to the link's target, so that the capture of /var finds it. docs/layout.md has the table.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use super::Report;
 use super::tree::Tree;
 use super::units;
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
+use crate::model::layout::{self as model, RegistryKind, TopEntry};
 use crate::model::treefile::OptUsrLocal;
 
-const TMPFILES: &str = include_str!("../../../../../data/tmpfiles.d/00-apt-ostree-layout.conf");
 const OVERLAY_MODE: &str =
     include_str!("../../../../../data/systemd/system/ostree-state-overlay@.service.d/10-apt-ostree-mode.conf");
 const OVERLAY_UNIT: &str = "/usr/lib/systemd/system/ostree-state-overlay@.service";
 
-/// Link, its target, mode of the target directory.
-const LINKS: &[(&str, &str, u32)] = &[
-    ("/home", "var/home", 0o755),
-    ("/root", "var/roothome", 0o700),
-    ("/srv", "var/srv", 0o755),
-    ("/mnt", "var/mnt", 0o755),
-];
-/// Links whose target is made at run time.
-const RUNTIME_LINKS: &[(&str, &str)] = &[("/media", "run/media"), ("/ostree", "sysroot/ostree")];
-/// Directories that are mounted over at run time and must come empty.
-const MOUNT_POINTS: &[(&str, u32)] =
-    &[("/dev", 0o755), ("/proc", 0o755), ("/run", 0o755), ("/sys", 0o755), ("/sysroot", 0o755), ("/boot", 0o755)];
-/// The rest of what is known at the top. Nothing else belongs there.
-const KNOWN: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32", "etc", "usr", "var", "tmp", "opt"];
+/// Mounted over at run time, so they come empty.
+const MOUNT_POINTS: &[&str] = &["boot", "dev", "proc", "run", "sys", "sysroot", "tmp"];
+/// What else is known at the top. Nothing but these and the entries of [`model::toplevel`] belongs there.
+const KNOWN: &[&str] = &["etc", "tmp"];
 
 /// An ordinary Debian root, so far untouched by this module.
 pub(crate) fn check_ordinary(tree: &Tree) -> Result<()> {
@@ -55,36 +45,60 @@ pub(crate) fn check_ordinary(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
+/// What the treefile's `opt-usrlocal` comes to for this tree: state overlays need a libostree that has them.
+pub(crate) fn opt_usrlocal(tree: &Tree, wanted: OptUsrLocal, events: &dyn EventSink) -> model::OptUsrLocal {
+    match wanted {
+        OptUsrLocal::Var => model::OptUsrLocal::Var,
+        OptUsrLocal::Root => model::OptUsrLocal::Root,
+        OptUsrLocal::StateOverlay if tree.exists(OVERLAY_UNIT) => model::OptUsrLocal::StateOverlay,
+        OptUsrLocal::StateOverlay => {
+            events.warning(
+                "The libostree of the tree has no state overlays (package ostree-boot, version 2024.1 or newer): /opt and \
+                 /usr/local are plain read-only directories, as with 'opt-usrlocal: root'",
+            );
+            model::OptUsrLocal::Root
+        }
+    }
+}
+
 /// Top-level links, /opt and /usr/local, /tmp and the mount points.
-pub(crate) fn top_level(
-    tree: &Tree,
-    opt_usrlocal: OptUsrLocal,
-    tmp_is_dir: bool,
-    events: &dyn EventSink,
-    report: &mut Report,
-) -> Result<()> {
-    for (link, target, mode) in LINKS {
-        to_link(tree, link, target, *mode)?;
+pub(crate) fn top_level(tree: &Tree, mode: model::OptUsrLocal, tmp_is_dir: bool, report: &mut Report) -> Result<()> {
+    for entry in model::toplevel(mode) {
+        let path = format!("/{}", entry.path());
+        match entry {
+            TopEntry::Link { target, .. } => {
+                let inside = target.trim_start_matches("../");
+                if inside.starts_with("run/") || inside.starts_with("sysroot/") {
+                    drop_content(tree, &path, "content of a directory that is made at run time", report)?;
+                    tree.remove(&path)?;
+                    tree.symlink(target, &path)?;
+                } else {
+                    let mode =
+                        model::toplevel_targets(mode).iter().find(|(t, _)| *t == inside).map_or(0o755, |(_, m)| *m);
+                    to_link(tree, &path, inside, mode)?;
+                }
+            }
+            TopEntry::Directory { mode, .. } => {
+                if MOUNT_POINTS.contains(&entry.path()) {
+                    drop_content(tree, &path, "content of a directory that is mounted over", report)?;
+                    tree.remove(&path)?;
+                }
+                tree.mkdir(&path, mode)?;
+            }
+        }
     }
-    for (link, target) in RUNTIME_LINKS {
-        drop_content(tree, link, "content of a directory that is made at run time", report)?;
-        tree.remove(link)?;
-        tree.symlink(target, link)?;
+    if !tmp_is_dir {
+        tree.remove("/tmp")?;
+        tree.symlink("sysroot/tmp", "/tmp")?;
     }
-    tree.write("/usr/lib/tmpfiles.d/00-apt-ostree-layout.conf", TMPFILES, 0o644)?;
-    opt_and_usrlocal(tree, opt_usrlocal, events)?;
-    for (dir, mode) in MOUNT_POINTS {
-        drop_content(tree, dir, "content of a directory that is mounted over", report)?;
-        tree.mkdir(dir, *mode)?;
+    tree.write(&format!("/{}", model::LAYOUT_CONF), model::layout_tmpfiles(mode), 0o644)?;
+    if mode == model::OptUsrLocal::StateOverlay {
+        tree.write(&format!("{OVERLAY_UNIT}.d/10-apt-ostree-mode.conf"), OVERLAY_MODE, 0o644)?;
+        for instance in ["usr-lib-opt", "usr-local"] {
+            units::enable_in_usr(tree, &format!("ostree-state-overlay@{instance}.service"), "local-fs.target")?;
+        }
     }
-    drop_content(tree, "/tmp", "temporary file", report)?;
-    tree.remove("/tmp")?;
-    if tmp_is_dir {
-        tree.mkdir("/tmp", 0o1777)?
-    } else {
-        tree.symlink("sysroot/tmp", "/tmp")?
-    }
-    report_unknown(tree, report)
+    report_unknown(tree, mode, report)
 }
 
 /// Turns the directory `link` into a link to `target` (relative to the root), its content moved there.
@@ -94,54 +108,42 @@ fn to_link(tree: &Tree, link: &str, target: &str, mode: u32) -> Result<()> {
     if place.is_symlink() {
         return if tree.is_dir(&inside) { Ok(()) } else { tree.mkdir(&inside, mode) };
     }
-    if place.is_dir() && !tree.exists(&inside) {
-        // Renamed, so that owner and mode stay the package's.
-        let goal = tree.locate(&inside)?;
-        if let Some(parent) = inside.rsplit_once('/').map(|(p, _)| p).filter(|p| !p.is_empty()) {
-            tree.mkdir(parent, 0o755)?;
+    if place.is_dir() {
+        // The package's owner and mode, unless something is there already.
+        if !tree.exists(&inside) {
+            let (meta, goal) =
+                (place.metadata().context(|| format!("Reading {link} of the tree"))?, tree.locate(&inside)?);
+            tree.mkdir(&inside, meta.permissions().mode() & 0o7777)?;
+            chown(&goal, Some(meta.uid()), Some(meta.gid())).context(|| format!("Giving {inside} of the tree"))?;
         }
-        fs::rename(&place, &goal).context(|| format!("Moving {link} of the tree to {inside}"))?;
+        tree.merge_into(link, &inside)?;
+        tree.remove(link)?;
     } else {
         tree.mkdir(&inside, mode)?;
-        if place.is_dir() {
-            tree.merge_into(link, &inside)?;
-            tree.remove(link)?;
-        }
     }
-    let depth = link.matches('/').count() - 1;
-    tree.symlink(&format!("{}{target}", "../".repeat(depth)), link)
+    tree.symlink(&model::relative_link(&link[1..], target), link)
 }
 
-fn opt_and_usrlocal(tree: &Tree, mode: OptUsrLocal, events: &dyn EventSink) -> Result<()> {
-    let mode = match mode {
-        OptUsrLocal::StateOverlay if !tree.exists(OVERLAY_UNIT) => {
-            events.warning(
-                "The libostree of the tree has no state overlays (package ostree-boot, version 2024.1 or newer): /opt and \
-                 /usr/local are plain read-only directories, as with 'opt-usrlocal: root'",
-            );
-            OptUsrLocal::Root
-        }
-        mode => mode,
-    };
-    match mode {
-        OptUsrLocal::Var => {
-            to_link(tree, "/opt", "var/opt", 0o755)?;
-            to_link(tree, "/usr/local", "var/usrlocal", 0o755)
-        }
-        OptUsrLocal::Root => {
-            tree.mkdir("/opt", 0o755)?;
-            tree.mkdir("/usr/local", 0o755)
-        }
-        OptUsrLocal::StateOverlay => {
-            to_link(tree, "/opt", "usr/lib/opt", 0o755)?;
-            tree.mkdir("/usr/local", 0o755)?;
-            tree.write(&format!("{OVERLAY_UNIT}.d/10-apt-ostree-mode.conf"), OVERLAY_MODE, 0o644)?;
-            for instance in ["usr-lib-opt", "usr-local"] {
-                units::enable_in_usr(tree, &format!("ostree-state-overlay@{instance}.service"), "local-fs.target")?;
+/// The registries ([`model::REGISTRIES`]) in /usr/lib/sysimage with links from /var; what stands in a link's place moves.
+pub(crate) fn registries(tree: &Tree) -> Result<()> {
+    for registry in model::REGISTRIES {
+        let (var, image) = (format!("/{}", registry.var), format!("/{}", registry.image));
+        if registry.kind == RegistryKind::Directory {
+            tree.mkdir(&image, 0o755)?;
+            if tree.is_dir(&var) && !tree.is_symlink(&var) {
+                tree.merge_into(&var, &image)?;
+                tree.remove(&var)?;
             }
-            Ok(())
+        } else if tree.exists(&var) && !tree.is_symlink(&var) {
+            let content = fs::read(tree.locate(&var)?).context(|| format!("Reading {var} of the tree"))?;
+            tree.write(&image, content, 0o644)?;
+            tree.remove(&var)?;
+        }
+        if registry.kind != RegistryKind::ConfiguredFile {
+            tree.symlink(&model::relative_link(registry.var, registry.image), &var)?;
         }
     }
+    tree.write(&format!("/{}", model::REGISTRIES_CONF), model::registries_tmpfiles(), 0o644)
 }
 
 /// Empties a directory. Empty directories in it go without a word, everything else is reported.
@@ -168,15 +170,14 @@ fn report_content(tree: &Tree, path: &str, reason: &str, report: &mut Report) ->
     Ok(())
 }
 
-fn report_unknown(tree: &Tree, report: &mut Report) -> Result<()> {
+fn report_unknown(tree: &Tree, mode: model::OptUsrLocal, report: &mut Report) -> Result<()> {
+    let entries = model::toplevel(mode);
     for name in tree.entries("/")? {
-        let path = format!("/{name}");
         let known = KNOWN.contains(&name.as_str())
-            || LINKS.iter().any(|(l, ..)| *l == path)
-            || RUNTIME_LINKS.iter().any(|(l, _)| *l == path)
-            || MOUNT_POINTS.iter().any(|(d, _)| *d == path);
+            || entries.iter().any(|e| e.path() == name)
+            || model::USR_MERGE.iter().any(|(link, _)| *link == name);
         if !known {
-            report.unclassified.push(path);
+            report.unclassified.push(format!("/{name}"));
         }
     }
     Ok(())
@@ -222,7 +223,8 @@ mod tests {
         tree.write(OVERLAY_UNIT, "", 0o644).unwrap();
         check_ordinary(&tree).unwrap();
         let mut report = Report::default();
-        top_level(&tree, OptUsrLocal::StateOverlay, true, &NullSink, &mut report).unwrap();
+        let mode = opt_usrlocal(&tree, OptUsrLocal::StateOverlay, &NullSink);
+        top_level(&tree, mode, true, &mut report).unwrap();
         move_etc(&tree).unwrap();
         let link = |p: &str| fs::read_link(tree.root().join(p)).unwrap().to_str().unwrap().to_owned();
         assert_eq!(link("root"), "var/roothome");
@@ -243,7 +245,8 @@ mod tests {
     #[test]
     fn without_overlays_directories_stay() {
         let (_dir, tree) = ordinary();
-        top_level(&tree, OptUsrLocal::StateOverlay, false, &NullSink, &mut Report::default()).unwrap();
+        let mode = opt_usrlocal(&tree, OptUsrLocal::StateOverlay, &NullSink);
+        top_level(&tree, mode, false, &mut Report::default()).unwrap();
         assert!(tree.root().join("opt/vendor/app").is_file());
         assert!(tree.is_symlink("/tmp"));
     }
@@ -251,7 +254,7 @@ mod tests {
     #[test]
     fn var_keeps_usr_local_as_a_link() {
         let (_dir, tree) = ordinary();
-        top_level(&tree, OptUsrLocal::Var, true, &NullSink, &mut Report::default()).unwrap();
+        top_level(&tree, model::OptUsrLocal::Var, true, &mut Report::default()).unwrap();
         assert_eq!(fs::read_link(tree.root().join("usr/local")).unwrap().to_str(), Some("../var/usrlocal"));
         assert!(tree.root().join("usr/local/bin").is_dir());
         assert!(tree.exists("/var/opt/vendor/app"));
