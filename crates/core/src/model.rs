@@ -1,8 +1,13 @@
 //! Pure values of the domain: no file is opened, no process started, nothing printed in here.
 
+pub mod accounts;
 pub mod deb822;
 pub mod diff;
+pub mod layout;
 pub mod origin;
 pub mod package;
 pub mod request;
+pub mod sources;
+pub mod tmpfiles;
+pub mod treefile;
 pub mod version;

@@ -1,0 +1,5 @@
+//! Composing a base commit from a treefile: from an empty directory to a tree that libostree deploys.
+
+pub mod bootstrap;
+pub mod kernel;
+pub mod postprocess;

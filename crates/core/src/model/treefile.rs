@@ -1,0 +1,278 @@
+//! The treefile: what a base system is composed of, as a value.
+//!
+//! Owns the flattened [`Treefile`] and, in its submodules, the way from text to it: `node` (YAML and JSON with
+//! lines), `schema` (the table of keys), `layer` (one file), `merge` (includes), `flatten` (types, variables,
+//! checks) and `version` (automatic versions). Opens no file: whoever loads a treefile passes a function that
+//! reads one ([`crate::compose::input`] does, from disk).
+//!
+//! Key names and merging are rpm-ostree's; `docs/treefile.md` is the reference for users.
+
+mod version;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Serialize, Serializer};
+
+use super::request::{PackageRequest, Selector};
+use super::sources::Source;
+use crate::error::{Context, Error, Result};
+
+pub use version::next_version;
+
+/// A treefile with all includes merged, variables replaced and every value checked. Its JSON form (kebab-case
+/// keys) is what `--print-only` shows and is itself a treefile that loads to the same value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Treefile {
+    /// `ref`: the branch to write. Mandatory for `compose tree`, see [`Treefile::require_ref`].
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// dpkg architecture of the tree, e.g. `amd64`.
+    pub basearch: String,
+    /// The suite or codename to compose from, e.g. `trixie`. Mandatory unless `repos` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releasever: Option<String>,
+    pub edition: Edition,
+    /// Variables for `${name}` and `conditional-include`, the automatic ones included.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, Variable>,
+    /// Free data for other tools; never interpreted.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, serde_json::Value>,
+    /// The archives to use, `Signed-By` absolute. Empty: the host's own apt sources with `releasever` as suite.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub repos: Vec<Source>,
+    /// Packages to install, those of `packages-ARCH` merged in; sorted, each once.
+    #[serde(serialize_with = "quoted_requests")]
+    pub packages: Vec<PackageRequest>,
+    /// Package names never to install: a hard dependency on one is an error, a Recommends is dropped. Sorted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude_packages: Vec<String>,
+    /// `APT::Install-Recommends`; default true.
+    pub recommends: bool,
+    /// Keep /usr/share/doc, man and info; default true. Copyright files stay either way.
+    pub documentation: bool,
+    /// Locales whose translations stay in /usr/share/locale (`de`, `en_GB`); `None`: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub install_langs: Option<Vec<String>>,
+    /// dpkg architectures to add besides `basearch`, e.g. `i386`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub foreign_architectures: Vec<String>,
+    /// debconf answers set before any package is configured, in this order (a later one wins).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub debconf: Vec<DebconfAnswer>,
+    /// Lines of /etc/locale.gen, e.g. `en_US.UTF-8 UTF-8`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub locales: Vec<String>,
+    /// Units to enable, full names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<String>,
+    /// The boot target, e.g. `multi-user.target`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_target: Option<String>,
+    /// systemd.preset(5) lines, written into the tree before packages are installed; the first match wins, so the
+    /// including file's lines stand in front of the included ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub presets: Vec<String>,
+    /// Files to copy into the tree, in order (a later one wins).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub add_files: Vec<AddFile>,
+    /// Paths to delete from the tree, absolute, of /usr or /etc.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove_files: Vec<String>,
+    /// Files of packages to delete: package and path patterns.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove_from_packages: Vec<RemoveFromPackage>,
+    /// Scripts run in the tree, in order. Each runs by itself: with its own `#!` line, else with /bin/sh.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub postprocess: Vec<String>,
+    /// One more script, an absolute path on the machine that composes; runs last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postprocess_script: Option<PathBuf>,
+    /// true (default): an empty /usr/etc/machine-id; false: none, so that first boot applies presets.
+    pub machineid_compat: bool,
+    pub opt_usrlocal: OptUsrLocal,
+    /// /tmp is a real directory; default true. false makes it a link to sysroot/tmp.
+    pub tmp_is_dir: bool,
+    /// Remove the write bits of executables; default false.
+    pub readonly_executables: bool,
+    /// Arguments for dracut besides those apt-ostree needs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub initramfs_args: Vec<String>,
+    /// Make no initramfs; default false.
+    pub no_initramfs: bool,
+    /// Seed accounts from the previous commit so that numbers stay; default true.
+    pub preserve_passwd: bool,
+    pub check_passwd: CheckAccounts,
+    pub check_groups: CheckAccounts,
+    /// Users that may vanish against `check-passwd`; `*` for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignore_removed_users: Vec<String>,
+    /// Groups that may vanish against `check-groups`; `*` for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignore_removed_groups: Vec<String>,
+    /// Groups kept in /etc/group as well, so that an administrator can add members.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub etc_group_members: Vec<String>,
+    /// The version, as it is. Wins over `automatic-version-prefix`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Start of generated versions, see [`next_version`]; date tags are still in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub automatic_version_prefix: Option<String>,
+    /// What stands between the prefix and the number; default `.`.
+    pub automatic_version_suffix: char,
+    /// The string in os-release (normally `releasever`'s version) to replace by the commit's version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mutate_os_release: Option<String>,
+    /// Typed commit metadata. `--add-metadata-from-json` and then `--add-metadata-string` win over it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub add_commit_metadata: BTreeMap<String, serde_json::Value>,
+    /// Key id to sign the commit with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpg_key: Option<String>,
+}
+
+/// The set of defaults. Only 2024 exists: boot files in /usr/lib/modules and a real /tmp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Edition {
+    #[default]
+    #[serde(rename = "2024")]
+    Edition2024,
+}
+
+/// What becomes of /opt and /usr/local.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptUsrLocal {
+    /// Links into /var: writable, but nothing of the image can be in there.
+    Var,
+    /// Real directories of the image, read-only.
+    Root,
+    /// Image content with a writable overlay of the machine on top (`ostree-state-overlay@.service`).
+    #[default]
+    StateOverlay,
+}
+
+/// The value of a variable.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Variable {
+    Bool(bool),
+    Number(serde_json::Number),
+    String(String),
+}
+
+impl fmt::Display for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(v) => v.fmt(f),
+            Self::Number(v) => v.fmt(f),
+            Self::String(v) => f.write_str(v),
+        }
+    }
+}
+
+/// One entry of `add-files`; in JSON `[source, dest]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddFile {
+    /// Absolute path on the machine that composes. A regular file; its permission bits are kept.
+    pub source: PathBuf,
+    /// Absolute path in the tree, of /usr or /etc (or a link into /usr such as /lib), without `.` and `..`.
+    pub dest: String,
+}
+
+impl Serialize for AddFile {
+    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        (&self.source, &self.dest).serialize(s)
+    }
+}
+
+/// One entry of `remove-from-packages`; in JSON `[package, pattern…]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoveFromPackage {
+    pub package: String,
+    /// Regular expressions; a file of the package goes when one matches its whole absolute path.
+    pub patterns: Vec<String>,
+}
+
+impl Serialize for RemoveFromPackage {
+    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        s.collect_seq(std::iter::once(&self.package).chain(&self.patterns))
+    }
+}
+
+/// One answer, as `debconf-set-selections` reads it: `package question type value`. Displays as that line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DebconfAnswer {
+    pub package: String,
+    /// The name of the question, e.g. `tzdata/Areas`.
+    pub question: String,
+    /// debconf type: `select`, `string`, `boolean`, …, or `seen`.
+    pub kind: String,
+    /// May be empty.
+    pub value: String,
+}
+
+impl fmt::Display for DebconfAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {}", self.package, self.question, self.kind, self.value)
+    }
+}
+
+impl Serialize for DebconfAnswer {
+    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// What the accounts of the new tree are compared with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum CheckAccounts {
+    /// Nothing.
+    None,
+    /// The previous commit of the ref.
+    #[default]
+    Previous,
+    /// A file in passwd or group format; absolute path on the machine that composes.
+    File { filename: PathBuf },
+    /// Name to number; for users also `[uid, gid]`.
+    Data { entries: BTreeMap<String, AccountIds> },
+}
+
+/// Expected numbers of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum AccountIds {
+    /// uid (gid unchecked), or gid of a group.
+    One(u32),
+    UidGid(u32, u32),
+}
+
+/// Relations contain blanks, so they go into single quotes as a treefile's `packages` wants them.
+fn quoted_requests<S: Serializer>(list: &[PackageRequest], s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.collect_seq(list.iter().map(|r| match r.selector {
+        Selector::Relation(..) => format!("'{r}'"),
+        _ => r.to_string(),
+    }))
+}
+
+impl Treefile {
+    /// The branch, or the error a compose gives without one.
+    pub fn require_ref(&self) -> Result<&str> {
+        self.reference.as_deref().ok_or_else(|| {
+            Error::usage("The treefile names no 'ref' to write")
+                .hint("Add a line such as 'ref: debian/13/amd64/minimal'.")
+        })
+    }
+
+    /// The JSON of `--print-only`, with a line break at its end.
+    pub fn to_json(&self) -> Result<String> {
+        let mut text = serde_json::to_string_pretty(self).context(|| "Writing the treefile as JSON")?;
+        text.push('\n');
+        Ok(text)
+    }
+}
