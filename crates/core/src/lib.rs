@@ -2,6 +2,7 @@
 //!
 //! It prints nothing, reads no argv and no environment, and assumes no `/`: the sysroot is a parameter everywhere.
 
+pub mod db;
 pub mod error;
 pub mod event;
 pub mod model;
@@ -9,5 +10,6 @@ pub mod operation;
 pub mod plan;
 pub mod sandbox;
 pub mod source;
+pub mod status;
 
 pub use error::{Context, Error, ErrorKind, Result, ScriptFailure};
