@@ -1,0 +1,3 @@
+//! Composing a base commit from a treefile.
+
+pub mod input;
