@@ -4,6 +4,7 @@
 
 pub mod assemble;
 pub mod compose;
+pub mod db;
 pub mod error;
 pub mod event;
 pub mod model;
@@ -12,6 +13,7 @@ pub mod plan;
 pub mod repo;
 pub mod sandbox;
 pub mod source;
+pub mod status;
 pub mod sysroot;
 
 pub use error::{Context, Error, ErrorKind, Result, ScriptFailure};

@@ -114,6 +114,24 @@ impl PackageDiff {
         text
     }
 
+    /// `a(sua{sv})` as `db diff --format=json`, the compose JSON and D-Bus have it: sorted by type, then name.
+    pub fn to_json(&self) -> serde_json::Value {
+        let tuple = |id: &PackageId| serde_json::json!([id.name, version::evr(&id.version), id.arch]);
+        let mut changes: Vec<&PackageChange> = self.changes.iter().collect();
+        changes.sort_by(|a, b| a.kind.cmp(&b.kind).then_with(|| a.name.cmp(&b.name)));
+        let rows = changes.into_iter().map(|change| {
+            let mut details = serde_json::Map::new();
+            if let Some(previous) = &change.previous {
+                details.insert("PreviousPackage".into(), tuple(previous));
+            }
+            if let Some(new) = &change.new {
+                details.insert("NewPackage".into(), tuple(new));
+            }
+            serde_json::json!([change.name, change.kind as u8, details])
+        });
+        rows.collect()
+    }
+
     /// `1 upgraded, 2 added`; zero groups are left out.
     pub fn summary(&self) -> String {
         self.groups()

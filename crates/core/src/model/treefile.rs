@@ -7,11 +7,19 @@
 //!
 //! Key names and merging are rpm-ostree's; `docs/treefile.md` is the reference for users.
 
+mod condition;
+mod flatten;
+mod layer;
+mod merge;
+mod node;
+mod schema;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
@@ -19,7 +27,53 @@ use super::request::{PackageRequest, Selector};
 use super::sources::Source;
 use crate::error::{Context, Error, Result};
 
+pub(in crate::model) use schema::nearest;
 pub use version::next_version;
+
+/// Variables that every treefile has and none can set: the dpkg architecture and the suite, each under two names.
+pub const AUTOMATIC_VARIABLES: [&str; 4] = ["arch", "basearch", "releasever", "suite"];
+
+/// A file as the caller's function reads it.
+#[derive(Clone, Debug)]
+pub struct FileText {
+    pub text: String,
+    /// Device and inode: the same file under two names is still the same file.
+    pub identity: (u64, u64),
+}
+
+/// How loading gets at files; [`crate::compose::input`] has the one for real ones.
+pub trait Reader {
+    /// Reads a treefile or a `.sources` file.
+    fn read(&mut self, path: &Path) -> Result<FileText>;
+
+    /// Whether `path` is a file that can be opened: for files that are only named (`add-files`, keyrings, …).
+    fn probe(&mut self, path: &Path) -> Result<()>;
+}
+
+/// What loading gives.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub treefile: Treefile,
+    /// Keys that were ignored, and why; each a line for the user.
+    pub warnings: Vec<String>,
+    /// The treefile and everything it includes, in the order of reading.
+    pub files: Vec<PathBuf>,
+}
+
+/// Loads a treefile with all its includes.
+///
+/// `arch` is the dpkg architecture of the tree; `base` the absolute directory that a relative `path` starts from.
+/// Every error is [`crate::ErrorKind::Usage`] and names file, line and key.
+pub fn load(path: &Path, base: &Path, arch: &str, reader: &mut dyn Reader) -> Result<Loaded> {
+    let Some(arch) = schema::architecture(arch) else {
+        return Err(Error::usage(format!("'{arch}' is not a dpkg architecture")));
+    };
+    let mut loader = merge::Loader::new(arch, reader);
+    let merged = loader.file(path, None, &layer::Scope::default())?;
+    let treefile = flatten::flatten(merged, base, &mut loader)?;
+    let files = loader.files.into_iter().map(|(_, path)| path).collect();
+    Ok(Loaded { treefile, warnings: loader.warnings, files })
+}
 
 /// A treefile with all includes merged, variables replaced and every value checked. Its JSON form (kebab-case
 /// keys) is what `--print-only` shows and is itself a treefile that loads to the same value.
@@ -35,7 +89,7 @@ pub struct Treefile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub releasever: Option<String>,
     pub edition: Edition,
-    /// Variables for `${name}` and `conditional-include`, the automatic ones included.
+    /// Variables for `${name}` and `conditional-include`, without [`AUTOMATIC_VARIABLES`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, Variable>,
     /// Free data for other tools; never interpreted.
@@ -194,7 +248,7 @@ impl Serialize for AddFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoveFromPackage {
     pub package: String,
-    /// Regular expressions; a file of the package goes when one matches its whole absolute path.
+    /// Regular expressions (PCRE, not anchored); a file of the package goes when one matches its absolute path.
     pub patterns: Vec<String>,
 }
 

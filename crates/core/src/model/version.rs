@@ -9,6 +9,11 @@ pub fn split(version: &str) -> (&str, &str, &str) {
     (epoch, upstream, revision)
 }
 
+/// The version without an epoch of 0, as rpm-ostree writes an EVR.
+pub fn evr(version: &str) -> &str {
+    version.strip_prefix("0:").unwrap_or(version)
+}
+
 /// Compares two versions as `dpkg --compare-versions` does.
 pub fn compare(a: &str, b: &str) -> Ordering {
     let (ea, ua, ra) = split(a);

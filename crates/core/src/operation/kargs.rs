@@ -58,6 +58,18 @@ fn join(arguments: &ostree::KernelArgs) -> String {
     arguments.to_strv().iter().map(|a| a.as_str()).collect::<Vec<_>>().join(" ")
 }
 
+/// `KEY=NEW`, or `KEY=OLD=NEW` where the key has several values. libostree reads every second `=` as the latter, so
+/// that a value with one of its own (`root=UUID=…`) could never be replaced: with a single value there is no doubt.
+fn replace(arguments: &ostree::KernelArgs, argument: &str) -> Result<()> {
+    let key = argument.split('=').next().unwrap_or_default();
+    let same_key = arguments.to_strv().iter().filter(|a| a.split('=').next() == Some(key)).count();
+    match arguments.new_replace(argument) {
+        Err(_) if same_key == 1 && argument.matches('=').count() > 1 => arguments.replace(argument),
+        other => other?,
+    }
+    Ok(())
+}
+
 /// Applies a change to a line, in rpm-ostree's order: delete, replace, append, append-if-missing, delete-if-present.
 pub fn apply(line: &str, change: &KargsChange) -> Result<Vec<String>> {
     let all = [&change.append, &change.replace, &change.delete, &change.append_if_missing, &change.delete_if_present];
@@ -75,7 +87,7 @@ pub fn apply(line: &str, change: &KargsChange) -> Result<Vec<String>> {
         arguments.delete(argument).context(|| format!("Deleting the kernel argument '{argument}'"))?;
     }
     for argument in &change.replace {
-        arguments.new_replace(argument).context(|| format!("Replacing the kernel argument '{argument}'"))?;
+        replace(&arguments, argument).context(|| format!("Replacing the kernel argument '{argument}'"))?;
     }
     for argument in &change.append {
         arguments.append(argument);

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use ostree::glib::prelude::ToVariant;
 use ostree::glib::{Variant, VariantDict};
 
 use super::Repo;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::model::package::PackageId;
 use crate::model::version;
 use crate::plan::Plan;
@@ -59,6 +60,12 @@ impl Repo {
         })
     }
 
+    /// Checksum over the content alone, without the commit's own metadata.
+    pub fn content_checksum(&self, commit: &str) -> Result<Option<String>> {
+        let (variant, _) = self.inner.load_commit(commit).context(|| format!("Reading commit {commit}"))?;
+        Ok(ostree::commit_get_content_checksum(&variant).map(Into::into))
+    }
+
     /// One metadata value of a commit.
     pub fn metadata_value(&self, commit: &str, key: &str) -> Result<Option<Variant>> {
         let (variant, _) = self.inner.load_commit(commit).context(|| format!("Reading commit {commit}"))?;
@@ -107,6 +114,38 @@ pub fn archives_to_variant(archives: &[ArchiveInfo]) -> Variant {
         })
         .collect();
     rows.into()
+}
+
+/// A JSON value as libostree metadata: strings, booleans, integers, lists of strings, and objects as `a{sv}`.
+pub fn json_to_variant(value: &serde_json::Value) -> Result<Variant> {
+    use serde_json::Value;
+    Ok(match value {
+        Value::String(s) => s.to_variant(),
+        Value::Bool(b) => b.to_variant(),
+        Value::Number(n) => match (n.as_i64(), n.as_f64()) {
+            (Some(n), _) => n.to_variant(),
+            (_, Some(n)) => n.to_variant(),
+            _ => return Err(Error::usage(format!("The number {n} has no GVariant type"))),
+        },
+        Value::Array(list) => {
+            let strings: Option<Vec<String>> = list.iter().map(|v| v.as_str().map(ToOwned::to_owned)).collect();
+            match strings {
+                Some(strings) => strings.to_variant(),
+                None => {
+                    let items: Result<Vec<Variant>> = list.iter().map(|v| Ok(Variant::from_variant(&json_to_variant(v)?))).collect();
+                    Variant::array_from_iter_with_type(ostree::glib::VariantTy::VARIANT, items?)
+                }
+            }
+        }
+        Value::Object(map) => {
+            let dict = VariantDict::new(None);
+            for (key, value) in map {
+                dict.insert_value(key, &json_to_variant(value)?);
+            }
+            dict.end()
+        }
+        Value::Null => return Err(Error::usage("null has no GVariant type")),
+    })
 }
 
 /// The metadata of a layered commit. `kernel` is the kernel version of the tree.

@@ -1,0 +1,242 @@
+//! The input of a compose, from disk: the treefile with all it includes and names, and the archives to use.
+//!
+//! Opens files for reading only. What they mean is [`crate::model::treefile`]'s and [`crate::model::sources`]'s.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ostree::glib::{Checksum, ChecksumType};
+use serde_json::{Value, json};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::sources::{self, Source, VENDORS, Vendor};
+use crate::model::treefile::{self, CheckAccounts, FileText, Reader, Treefile};
+
+/// A treefile is text written by hand; anything larger is some other file.
+const MAX_SIZE: u64 = 16 << 20;
+
+/// A treefile as loaded from disk.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub treefile: Treefile,
+    /// Keys that were ignored, and why; each a line for the user.
+    pub warnings: Vec<String>,
+    /// The treefile and everything it includes, in the order of reading.
+    pub files: Vec<PathBuf>,
+    /// Lower case hex SHA256 of all that a treefile contributes to the result: the flattened treefile, and content and
+    /// permissions of the files it names. Where those files lie, and the keys that verify archives, are not in it.
+    pub digest: String,
+}
+
+/// Loads a treefile for the dpkg architecture `arch`. Opens everything it names, so that a missing file is
+/// reported before any work begins.
+pub fn load(path: &Path, arch: &str) -> Result<Input> {
+    let base = std::path::absolute(".").context(|| "Finding the current directory")?;
+    let loaded = treefile::load(path, &base, arch, &mut Disk)?;
+    let digest = digest(&loaded.treefile).context(|| "Reading the files that the treefile names")?;
+    Ok(Input { treefile: loaded.treefile, warnings: loaded.warnings, files: loaded.files, digest })
+}
+
+/// The real files.
+struct Disk;
+
+impl Reader for Disk {
+    fn read(&mut self, path: &Path) -> Result<FileText> {
+        let meta = regular(path)?;
+        if meta.len() > MAX_SIZE {
+            return Err(Error::usage("it is too large to be a treefile"));
+        }
+        let bytes = fs::read(path)?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|c| **c == b'\n').count();
+            Error::usage(format!("line {line} is not UTF-8"))
+        })?;
+        Ok(FileText { text, identity: (meta.dev(), meta.ino()) })
+    }
+
+    fn probe(&mut self, path: &Path) -> Result<()> {
+        regular(path)?;
+        fs::File::open(path)?;
+        Ok(())
+    }
+}
+
+/// The metadata of a regular file, links followed. Asked before opening, since opening a FIFO would block.
+fn regular(path: &Path) -> Result<fs::Metadata> {
+    let meta = fs::metadata(path)?;
+    if meta.is_file() { Ok(meta) } else { Err(Error::usage("it is not a regular file")) }
+}
+
+/// See [`Input::digest`].
+fn digest(treefile: &Treefile) -> Result<String> {
+    let mut value = serde_json::to_value(treefile)?;
+    let mut files = Vec::new();
+    for file in &treefile.add_files {
+        let mode = fs::metadata(&file.source).context(|| file.source.display().to_string())?.permissions().mode();
+        files.push(json!([file.dest, format!("{:04o}", mode & 0o7777), file_sha256(&file.source)?]));
+    }
+    value["add-files"] = files.into();
+    if let Some(script) = &treefile.postprocess_script {
+        value["postprocess-script"] = file_sha256(script)?.into();
+    }
+    for (key, check) in [("check-passwd", &treefile.check_passwd), ("check-groups", &treefile.check_groups)] {
+        if let CheckAccounts::File { filename } = check {
+            value[key] = file_sha256(filename)?.into();
+        }
+    }
+    for source in value.get_mut("repos").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(fields) = source.as_object_mut() {
+            fields.shift_remove("Signed-By");
+        }
+    }
+    sha256(value.to_string().as_bytes())
+}
+
+fn file_sha256(path: &Path) -> Result<String> {
+    let content = fs::read(path).context(|| path.display().to_string())?;
+    sha256(&content)
+}
+
+fn sha256(bytes: &[u8]) -> Result<String> {
+    let mut sum = Checksum::new(ChecksumType::Sha256).ok_or_else(|| Error::failed("glib has no SHA256"))?;
+    sum.update(bytes);
+    sum.string().ok_or_else(|| Error::failed("glib gave no checksum"))
+}
+
+/// The archives to compose from: the treefile's `repos`, else those of the machine below `host` (normally `/`)
+/// turned to the treefile's `releasever`. `Signed-By` is absolute on this machine.
+pub fn archives(treefile: &Treefile, host: &Path) -> Result<Vec<Source>> {
+    if !treefile.repos.is_empty() {
+        return Ok(treefile.repos.clone());
+    }
+    let Some(suite) = &treefile.releasever else {
+        return Err(Error::usage(
+            "The treefile has neither 'repos' nor 'releasever', so there is no archive to compose from",
+        )
+        .hint("Add the codename to compose, for example 'releasever: trixie'."));
+    };
+    let mut sources = host_sources(host, suite)?;
+    for source in &mut sources {
+        source.expand_arch(&treefile.basearch);
+    }
+    Ok(sources)
+}
+
+/// The apt sources of the machine below `host`, turned to `suite` as [`sources::for_suite`] says.
+pub fn host_sources(host: &Path, suite: &str) -> Result<Vec<Source>> {
+    let release = os_release(host)?;
+    let field = |name: &str| release.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str());
+    let (id, like) = (field("ID").unwrap_or_default(), field("ID_LIKE").unwrap_or_default());
+    let hint = "Give 'repos' in the treefile.";
+    let Some(vendor) = vendor(id, like) else {
+        return Err(
+            Error::usage(format!("This machine runs '{id}', whose apt sources tell nothing about {suite}")).hint(hint)
+        );
+    };
+    let Some(codename) = field("VERSION_CODENAME").or(field("UBUNTU_CODENAME")) else {
+        return Err(
+            Error::usage("os-release names no VERSION_CODENAME, so this machine's own suite is unknown").hint(hint)
+        );
+    };
+    let mut all = Vec::new();
+    for (path, found) in read_sources(&host.join("etc/apt"))? {
+        all.extend(found.context(|| format!("Reading {}", path.display()))?);
+    }
+    for source in &mut all {
+        source.map_keyrings(|path| below(host, path));
+    }
+    let keyring = below(host, Path::new(vendor.keyring));
+    sources::for_suite(vendor, codename, &all, suite, keyring.exists().then_some(keyring.as_path()))
+}
+
+/// Distributions that only add to Debian keep its codename and archive; their ID_LIKE says so.
+fn vendor(id: &str, like: &str) -> Option<&'static Vendor> {
+    std::iter::once(id).chain(like.split_whitespace()).find_map(|id| VENDORS.iter().find(|v| v.id == id))
+}
+
+/// The apt sources of a system tree (`/usr/etc/apt` of a commit, `/etc/apt` elsewhere) for the solver: the enabled ones
+/// with .debs, `$(ARCH)` replaced, `Signed-By` as a path on this machine.
+pub fn tree_sources(tree: &Path, arch: &str) -> Result<Vec<Source>> {
+    let etc = [tree.join("usr/etc/apt"), tree.join("etc/apt")];
+    let etc = if etc[0].is_dir() { &etc[0] } else { &etc[1] };
+    let mut all = Vec::new();
+    for (path, found) in read_sources(etc)? {
+        for mut source in found.context(|| format!("Reading {}", path.display()))? {
+            if !source.provides_debs() {
+                continue;
+            }
+            source.types.retain(|t| t == "deb");
+            source.expand_arch(arch);
+            source.map_keyrings(|keyring| tree_path(tree, keyring));
+            if let Some(missing) = source.keyrings().iter().find(|k| !k.exists()) {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("{}: the keyring {} does not exist", path.display(), missing.display()),
+                )
+                .hint("Correct or disable this source; its packages could not be verified."));
+            }
+            all.push(source);
+        }
+    }
+    Ok(all)
+}
+
+/// A path of a running system as it lies in its tree: /etc of a commit is below usr.
+fn tree_path(tree: &Path, path: &Path) -> PathBuf {
+    let plain = below(tree, path);
+    match path.strip_prefix("/etc") {
+        Ok(rest) if !plain.exists() => tree.join("usr/etc").join(rest),
+        _ => plain,
+    }
+}
+
+fn below(root: &Path, path: &Path) -> PathBuf {
+    path.strip_prefix("/").map_or_else(|_| path.to_owned(), |rest| root.join(rest))
+}
+
+/// One file of sources and what is in it.
+type SourcesFile = (PathBuf, Result<Vec<Source>>);
+
+/// The files apt reads, in its order: `sources.list`, then `*.list` and `*.sources` of `sources.list.d` by name
+/// (apt's GetListOfFilesInDir: letters, digits, `_`, `-` and `.` only). Without a directory: none.
+fn read_sources(etc: &Path) -> Result<Vec<SourcesFile>> {
+    let mut paths = Vec::new();
+    let main = etc.join("sources.list");
+    if main.is_file() {
+        paths.push(main);
+    }
+    let parts = etc.join("sources.list.d");
+    let mut names = Vec::new();
+    if parts.is_dir() {
+        for entry in fs::read_dir(&parts).context(|| format!("Reading {}", parts.display()))? {
+            let path = entry.context(|| format!("Reading {}", parts.display()))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let valid =
+                name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-.".contains(&c)) && !name.starts_with('.');
+            if valid && (name.ends_with(".list") || name.ends_with(".sources")) && path.is_file() {
+                names.push(path);
+            }
+        }
+    }
+    names.sort();
+    paths.extend(names);
+    let mut files = Vec::new();
+    for path in paths {
+        let text = fs::read(&path).context(|| format!("Reading {}", path.display()))?;
+        let text = String::from_utf8_lossy(&text);
+        let deb822 = path.extension().is_some_and(|e| e == "sources");
+        let parsed = if deb822 { sources::parse_deb822(&text) } else { sources::parse_list(&text) };
+        files.push((path, parsed));
+    }
+    Ok(files)
+}
+
+/// The fields of os-release(5) of a root, quotes removed.
+fn os_release(root: &Path) -> Result<Vec<(String, String)>> {
+    let path = root.join("etc/os-release");
+    let path = if path.exists() { path } else { root.join("usr/lib/os-release") };
+    let text = fs::read_to_string(&path).context(|| format!("Reading {}", path.display()))?;
+    let unquote = |v: &str| v.trim_matches(|c| c == '"' || c == '\'').to_owned();
+    Ok(text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.trim().to_owned(), unquote(v.trim()))).collect())
+}
