@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Start the default deployment of an OSTree sysroot in systemd-nspawn, as ostree-prepare-root would have set it up, run
+# a command in it once it is up, show its output, and power it off. About two seconds.
+#
+#   tests/boot/nspawn.sh SYSROOT [COMMAND]     COMMAND: for sh -c; default lists failed units
+#
+# Exit status: that of COMMAND; 124 when the system was not up and done within TIMEOUT (default 120) seconds.
+# Needs root, and mounts work in a mount namespace of its own. Not covered: initramfs, boot loader, kernel arguments.
+set -euo pipefail
+
+[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ "$(id -u)" = 0 ] || { echo "error: this mounts file systems: run it as root" >&2; exit 1; }
+if [ -z "${APT_OSTREE_NSPAWN:-}" ]; then
+  exec env APT_OSTREE_NSPAWN=1 unshare --mount --propagation private -- bash "$0" "$@"
+fi
+
+sysroot=$(readlink -f "$1")
+command=${2:-systemctl --failed --no-legend --plain}
+work=$(mktemp -d)
+trap 'umount -R "$work/root" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
+mkdir "$work/root" "$work/out"
+: > "$work/booted"
+
+# The entry with the highest number is the one a boot loader takes (libostree names them ostree-N.conf).
+entry=$(find "$sysroot/boot/loader/entries/" -name '*.conf' | sort -V | tail -n 1)
+[ -n "$entry" ] || { echo "error: $sysroot has no boot entry: nothing is deployed" >&2; exit 1; }
+karg=$(sed -n 's/^options.*\(ostree=[^ ]*\).*/\1/p' "$entry")
+deployment=$(readlink -f "$sysroot${karg#ostree=}")
+stateroot=${deployment%/deploy/*}
+
+# What ostree-prepare-root does in the initramfs (libostree, switchroot).
+mount --bind "$deployment" "$work/root"
+mount --bind "$deployment/usr" "$work/root/usr"
+mount -o remount,bind,ro "$work/root/usr"
+mount --rbind "$sysroot" "$work/root/sysroot"
+mount --bind "$stateroot/var" "$work/root/var"
+mount --bind "$sysroot/boot" "$work/root/boot"
+
+# The command runs in a unit of /run, after everything that multi-user.target wants was started.
+cat > "$work/command" <<EOF
+#!/bin/sh
+exec > /run/host/apt-ostree-out/output 2>&1
+$command
+EOF
+cat > "$work/run.service" <<'EOF'
+[Unit]
+Description=Command of the boot test
+[Service]
+# simple: a start job that does not end would keep the system from being up.
+Type=simple
+ExecStart=/bin/sh -c 'systemctl is-system-running --wait >/dev/null; sh /run/host/apt-ostree-command; echo $? > /run/host/apt-ostree-out/status'
+ExecStopPost=/usr/bin/systemctl --no-block poweroff
+EOF
+
+status=124
+SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout --kill-after=10 "${TIMEOUT:-120}" \
+  systemd-nspawn --boot --quiet --register=no --keep-unit --directory="$work/root" --machine=boot-test \
+  --bind="$work/booted:/run/ostree-booted" --bind="$work/out:/run/host/apt-ostree-out" \
+  --bind-ro="$work/command:/run/host/apt-ostree-command" \
+  --bind-ro="$work/run.service:/run/systemd/system/apt-ostree-boot-test.service" \
+  "$karg" rw systemd.wants=apt-ostree-boot-test.service </dev/null > "$work/console" 2>&1 || true
+if [ -s "$work/out/status" ]; then
+  status=$(cat "$work/out/status")
+  cat "$work/out/output"
+else
+  echo "error: the system did not come up, or the command did not end; its console:" >&2
+  cat "$work/out/output" "$work/console" >&2 || true
+fi
+exit "$status"
