@@ -2,6 +2,7 @@
 //!
 //! It prints nothing, reads no argv and no environment, and assumes no `/`: the sysroot is a parameter everywhere.
 
+pub mod assemble;
 pub mod error;
 pub mod event;
 pub mod model;
