@@ -436,11 +436,15 @@ impl fmt::Display for IdLock {
 /// accounts it lacks with the same numbers. root is left out: a machine without it does not boot. `members` are the
 /// memberships of the image; those of accounts outside the lock are left out.
 pub fn render_sysusers(lock: &IdLock, group: &Table<Group>) -> String {
-    let mut text = String::from("# Written by apt-ostree from ids.lock: the accounts of this image with their numbers.\n");
+    let mut text =
+        String::from("# Written by apt-ostree from ids.lock: the accounts of this image with their numbers.\n");
     let shipped = |account: &&Account| account.id != 0;
     for account in lock.iter().filter(shipped) {
         if !sysusers_name(&account.name) {
-            text.push_str(&format!("# {} {} ({}): not a name sysusers.d takes\n", account.kind, account.name, account.id));
+            text.push_str(&format!(
+                "# {} {} ({}): not a name sysusers.d takes\n",
+                account.kind, account.name, account.id
+            ));
             continue;
         }
         match account.kind {
@@ -498,7 +502,8 @@ mod tests {
     const GROUP: &str = "root:x:0:\ncrontab:x:997:\nadm:x:4:sshd,alice\nalice:x:1000:\nnogroup:x:65534:\n";
 
     fn lock(passwd: &str, group: &str) -> Result<IdLock> {
-        IdLock::default().merge(&Table::parse(passwd), &Table::parse(group), |_, n| (n == "sshd").then(|| "openssh-server".into()))
+        IdLock::default()
+            .merge(&Table::parse(passwd), &Table::parse(group), |_, n| (n == "sshd").then(|| "openssh-server".into()))
     }
 
     #[test]
@@ -507,14 +512,20 @@ mod tests {
         let mut table = Table::<Passwd>::parse(text);
         assert_eq!(table.to_string(), text);
         table.push(Passwd { name: "a".into(), ..table.get("root").unwrap().clone() });
-        assert_eq!(table.to_string(), "root:x:0:0:root:/root:/bin/bash\na:x:0:0:root:/root:/bin/bash\n# odd\n+::::::\n");
+        assert_eq!(
+            table.to_string(),
+            "root:x:0:0:root:/root:/bin/bash\na:x:0:0:root:/root:/bin/bash\n# odd\n+::::::\n"
+        );
     }
 
     #[test]
     fn locks_system_accounts_and_round_trips() {
         let lock = lock(PASSWD, GROUP).unwrap();
         let text = lock.to_string();
-        assert!(text.contains("\nuser:sshd:991:65534:sshd user:/run/sshd:/usr/sbin/nologin:openssh-server\n"), "{text}");
+        assert!(
+            text.contains("\nuser:sshd:991:65534:sshd user:/run/sshd:/usr/sbin/nologin:openssh-server\n"),
+            "{text}"
+        );
         assert!(text.contains("\ngroup:crontab:997:::::-\n"));
         assert!(!text.contains("alice"));
         assert_eq!(IdLock::parse("ids.lock", &text).unwrap(), lock);
@@ -523,7 +534,9 @@ mod tests {
     #[test]
     fn a_number_never_moves() {
         let old = lock(PASSWD, GROUP).unwrap();
-        let gone = old.merge(&Table::parse("root:x:0:0:root:/root:/bin/bash\n"), &Table::parse("root:x:0:\n"), |_, _| None).unwrap();
+        let gone = old
+            .merge(&Table::parse("root:x:0:0:root:/root:/bin/bash\n"), &Table::parse("root:x:0:\n"), |_, _| None)
+            .unwrap();
         assert_eq!(gone, old, "rows of accounts that are gone stay");
         let moved = old.merge(&Table::parse("sshd:x:990:65534:::\n"), &Table::default(), |_, _| None).unwrap_err();
         assert!(moved.to_string().contains("user sshd had the number 991 and now has 990"), "{moved}");

@@ -49,7 +49,11 @@ const fn dir(var: &'static str, image: &'static str, what: &'static str) -> Regi
 /// All registries, sorted by `var`.
 pub const REGISTRIES: &[Registry] = &[
     dir("var/cache/debconf", "usr/lib/sysimage/debconf", "answers given to packages, by debconf"),
-    dir("var/cache/dictionaries-common", "usr/lib/sysimage/dictionaries-common-cache", "spell checkers' tables of /usr"),
+    dir(
+        "var/cache/dictionaries-common",
+        "usr/lib/sysimage/dictionaries-common-cache",
+        "spell checkers' tables of /usr",
+    ),
     Registry {
         var: "var/lib/apt/extended_states",
         image: EXTENDED_STATES,
@@ -453,7 +457,13 @@ mod tests {
         }
         for r in REGISTRIES {
             assert!(r.image.starts_with("usr/lib/sysimage/"));
-            assert_eq!(REGISTRIES.iter().filter(|o| o.image == r.image || r.image.starts_with(&format!("{}/", o.image))).count(), 1);
+            assert_eq!(
+                REGISTRIES
+                    .iter()
+                    .filter(|o| o.image == r.image || r.image.starts_with(&format!("{}/", o.image)))
+                    .count(),
+                1
+            );
         }
         assert_eq!(relative_link("var/lib/dpkg", DPKG_ADMINDIR), "../../usr/lib/sysimage/dpkg");
         assert_eq!(registry_of("var/lib/dpkg/info/x.list").map(|r| r.image), Some(DPKG_ADMINDIR));
