@@ -132,7 +132,8 @@ pub fn json_to_variant(value: &serde_json::Value) -> Result<Variant> {
             match strings {
                 Some(strings) => strings.to_variant(),
                 None => {
-                    let items: Result<Vec<Variant>> = list.iter().map(|v| Ok(Variant::from_variant(&json_to_variant(v)?))).collect();
+                    let items: Result<Vec<Variant>> =
+                        list.iter().map(|v| Ok(Variant::from_variant(&json_to_variant(v)?))).collect();
                     Variant::array_from_iter_with_type(ostree::glib::VariantTy::VARIANT, items?)
                 }
             }

@@ -23,7 +23,8 @@ impl Fixture {
     pub(crate) fn get() -> &'static Self {
         static ONCE: OnceLock<Fixture> = OnceLock::new();
         ONCE.get_or_init(|| {
-            let cache = std::env::var_os("APT_OSTREE_CACHE").expect("run the tests with scripts/devroot, which sets APT_OSTREE_CACHE");
+            let cache = std::env::var_os("APT_OSTREE_CACHE")
+                .expect("run the tests with scripts/devroot, which sets APT_OSTREE_CACHE");
             let dir = Path::new(&cache).join("test-compose");
             fs::create_dir_all(&dir).unwrap();
             let lock = fs::File::create(dir.join("lock")).unwrap();

@@ -77,10 +77,11 @@ fn compare_with_mmdebstrap(fixture: &Fixture, root: &Path) {
     let audit = run(Command::new("dpkg").arg("--root").arg(root).arg("--audit"));
     assert_eq!(audit, "", "dpkg --audit");
     let list = |root: &Path| {
-        run(Command::new("dpkg-query")
-            .arg("--admindir")
-            .arg(root.join("var/lib/dpkg"))
-            .args(["-W", "-f", "${binary:Package} ${Version} ${db:Status-Abbrev} ${Conffiles}\n"]))
+        run(Command::new("dpkg-query").arg("--admindir").arg(root.join("var/lib/dpkg")).args([
+            "-W",
+            "-f",
+            "${binary:Package} ${Version} ${db:Status-Abbrev} ${Conffiles}\n",
+        ]))
     };
     assert_eq!(list(root), list(&theirs));
     let auto = |root: &Path| {
@@ -158,8 +159,8 @@ fn the_tree_is_what_libostree_wants() {
     let names: BTreeSet<String> =
         fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     let want = [
-        "bin", "boot", "dev", "home", "lib", "lib64", "media", "mnt", "opt", "ostree", "proc", "root", "run", "sbin", "srv",
-        "sys", "sysroot", "tmp", "usr", "var",
+        "bin", "boot", "dev", "home", "lib", "lib64", "media", "mnt", "opt", "ostree", "proc", "root", "run", "sbin",
+        "srv", "sys", "sysroot", "tmp", "usr", "var",
     ];
     assert_eq!(names, want.iter().map(ToString::to_string).collect(), "{:#?}", composed.report);
     let kernel = composed.report.kernel.as_ref().unwrap();
@@ -195,13 +196,20 @@ fn it_deploys_and_boots_to_multi_user() {
         .arg(&repo)
         .args(["--branch=test", "--no-bindings", "--fsync=false"])
         .arg(format!("--tree=dir={}", dir.join("root").display())));
+    fs::create_dir(&sysroot).unwrap();
     run(Command::new("ostree").args(["admin", "init-fs", "--modern"]).arg(&sysroot));
     let admin = |args: &[&str]| {
         run(Command::new("ostree").arg("admin").arg(args[0]).arg("--sysroot").arg(&sysroot).args(&args[1..]))
     };
     admin(&["os-init", "debian"]);
     let target = sysroot.join("ostree/repo");
-    run(Command::new("ostree").arg("--repo").arg(&target).arg("pull-local").arg("--disable-fsync").arg(&repo).arg("test"));
+    run(Command::new("ostree")
+        .arg("--repo")
+        .arg(&target)
+        .arg("pull-local")
+        .arg("--disable-fsync")
+        .arg(&repo)
+        .arg("test"));
     run(Command::new("ostree").arg("--repo").arg(&target).args(["config", "set", "sysroot.bootloader", "none"]));
     admin(&["deploy", "--os=debian", "--karg=root=UUID=none", "--karg=rw", "test"]);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/boot/nspawn.sh");
