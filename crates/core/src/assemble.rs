@@ -3,7 +3,10 @@
 //! lower tree + scratch layer → overlay → sandbox → one dpkg run → classification of what changed → commit of the
 //! difference. The base is never written to; nothing is visible before the commit is whole.
 
+pub mod accounts;
 pub mod dpkg;
 pub mod layer;
 pub mod order;
 pub mod overlay;
+pub mod quirks;
+pub mod state;

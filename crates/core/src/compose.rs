@@ -1,7 +1,5 @@
 //! Composing a base commit from a treefile: from an empty directory to a tree that libostree deploys.
 
-//! Composing a base commit from a treefile.
-
 pub mod bootstrap;
 pub mod input;
 pub mod kernel;

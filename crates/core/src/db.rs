@@ -13,6 +13,9 @@ use crate::model::package::{PackageId, installed_from_status};
 use crate::model::version;
 use crate::status::{full_version, load_commit};
 
+/// An opened repository, for callers that only hand it on.
+pub use ostree::Repo;
+
 /// Where a dpkg database can lie in a commit; the first that exists counts.
 const DPKG_STATUS: &[&str] = &["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status", "usr/share/dpkg/database/status"];
 

@@ -2,6 +2,7 @@
 //! `plan` first and then `execute`. A request is plain data, because it crosses a pipe to the worker process.
 
 pub mod cleanup;
+pub mod compose_tree;
 pub mod deploy;
 pub mod init_sysroot;
 pub mod kargs;
@@ -112,6 +113,8 @@ pub enum Verb {
     },
     /// From an empty directory to a first deployment.
     InitSysroot(InitSysroot),
+    /// `compose tree`; the sysroot of the request is not used.
+    ComposeTree(compose_tree::ComposeTree),
 }
 
 /// `rebase REFSPEC [REVISION]`.
@@ -198,6 +201,9 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
     if let Verb::InitSysroot(init) = &request.verb {
         return init_sysroot::execute(&request.sysroot, stateroot.unwrap_or("debian"), init, ports.events);
     }
+    if let Verb::ComposeTree(compose) = &request.verb {
+        return compose_tree::execute(compose, &request.options, ports);
+    }
     let mut transaction = Transaction::begin(&request.sysroot, stateroot, &request.options, ports)?;
     let transaction = &mut transaction;
     match &request.verb {
@@ -224,7 +230,7 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
         }
         Verb::Kargs(change) => kargs::execute(transaction, change),
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
-        Verb::InitSysroot(_) => unreachable!("handled above, before there is a sysroot to lock"),
+        Verb::InitSysroot(_) | Verb::ComposeTree(_) => unreachable!("handled above: these need no sysroot to lock"),
     }
 }
 

@@ -13,7 +13,7 @@ use ostree::glib;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub use metadata::{ArchiveMeta, BasePackage, CommitInfo, to_json};
+pub use metadata::{ArchiveMeta, BasePackage, CommitInfo, ListEntry, to_json};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::origin::Origin;

@@ -30,6 +30,8 @@ pub struct DpkgRun<'a> {
     pub spec: SandboxSpec,
     pub native_arch: &'a str,
     pub conffiles: Conffiles,
+    /// Lines for debconf-set-selections(1), set before anything is unpacked; may be empty.
+    pub preseed: String,
     /// Further options, e.g. `--path-exclude=…`.
     pub options: Vec<String>,
 }
@@ -47,6 +49,9 @@ impl DpkgRun<'_> {
         let mut spec = self.spec.clone();
         let mut script = String::from("set -e\n");
         let dpkg = self.command();
+        if !self.preseed.is_empty() {
+            script.push_str(&format!("if [ -x /usr/bin/debconf-set-selections ]; then debconf-set-selections <<'ANSWERS'\n{}\nANSWERS\nfi\n", self.preseed.trim_end()));
+        }
         if !remove.is_empty() {
             script.push_str(&format!("{dpkg} --force-depends --remove {}\n", remove.join(" ")));
         }

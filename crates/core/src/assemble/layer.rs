@@ -1,18 +1,24 @@
 //! Layering: a base commit plus the packages of a plan, assembled from scratch and committed as the difference.
 //!
 //! Scratch layout (all on the repository's file system, removed afterwards): `overlay/{upper,work,root}`, `var/` (the
-//! sandbox's /var), `shims/` and `etc/` (files bound over the tree's during the run).
+//! sandbox's /var), `runtime/` (shims and their log, bound at /run/apt-ostree), `overrides/` (files bound over the tree's
+//! /etc during the run).
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::accounts::{self, Scope};
 use super::dpkg::{Conffiles, DpkgRun};
 use super::overlay::Overlay;
+use super::quirks::{self, Active, Quirks};
+use super::state::{self, CaptureOptions, VarSnapshot};
 use crate::error::{Context, Error, Result};
-use crate::event::{EventSink, EventSinkExt};
+use crate::event::{Event, EventSink, EventSinkExt};
+use crate::model::accounts::IdLock;
+use crate::model::layout;
 use crate::model::package::PackageId;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::repo::Repo;
 use crate::repo::commit::CommitSpec;
 use crate::repo::metadata::{self, CommitInfo};
@@ -35,17 +41,13 @@ pub struct LayerInput<'a> {
 }
 
 /// Assembles the tree and commits it. Returns the checksum; no ref and no deployment points at it yet.
-pub fn assemble(
-    input: &LayerInput<'_>,
-    scratch: &Path,
-    repo: &Repo,
-    sandbox: &dyn Sandbox,
-    events: &dyn EventSink,
-) -> Result<String> {
+pub fn assemble(input: &LayerInput<'_>, scratch: &Path, repo: &Repo, sandbox: &dyn Sandbox, events: &dyn EventSink) -> Result<String> {
+    refuse_kernel(input.plan)?;
+    let quirks = load_quirks(input)?;
     let mut overlay = Overlay::mount(input.base_tree, &scratch.join("overlay"))?;
-    let tree = Tree::prepare(input, overlay.root(), scratch, sandbox)?;
+    let tree = Tree::prepare(input, &overlay, scratch, quirks, sandbox)?;
     tree.install(input, sandbox, events)?;
-    tree.classify(input, sandbox, events)?;
+    events.task("Classifying changes", || tree.classify(input, &overlay, events))?;
     let kernel = single_kernel(&tree.root)?;
     overlay.unmount()?;
     let packages = input.plan.resulting_packages(input.base_packages);
@@ -68,39 +70,63 @@ pub fn assemble(
 struct Tree {
     root: PathBuf,
     var: PathBuf,
+    /// What the sandbox's /var held before the packages came.
+    before: VarSnapshot,
     binds: Vec<Bind>,
+    env: Vec<(String, String)>,
+    quirks: Active,
+    runtime: PathBuf,
+    lock: IdLock,
+    /// Mount points that bubblewrap had to make, relative to the root: removed after the run.
+    mount_points: Vec<PathBuf>,
 }
 
 impl Tree {
-    fn prepare(input: &LayerInput<'_>, root: PathBuf, scratch: &Path, sandbox: &dyn Sandbox) -> Result<Self> {
+    fn prepare(input: &LayerInput<'_>, overlay: &Overlay, scratch: &Path, quirks: Active, sandbox: &dyn Sandbox) -> Result<Self> {
+        let root = overlay.root();
         let var = scratch.join("var");
         fs::create_dir_all(&var)?;
-        let binds = vec![
+        let lock = accounts::read_lock(&root)?;
+        accounts::seed(&root.join("usr/etc"), input.machine_etc.as_deref(), &lock)?;
+        let mut binds = vec![
             Bind { source: root.join("usr/etc"), target: "/etc".into(), read_only: false },
             Bind { source: var.clone(), target: "/var".into(), read_only: false },
         ];
-        let _ = input;
-        let tree = Self { root, var, binds };
-        tree.populate_var(sandbox)?;
-        Ok(tree)
+        fill_var(&root, &var, &binds, sandbox)?;
+        let runtime = quirks.write_runtime(&scratch.join("runtime"))?;
+        binds.push(Bind { source: runtime.directory.clone(), target: quirks::RUNTIME_DIR.into(), read_only: false });
+        let mut mount_points = Vec::new();
+        for (source, target) in &runtime.binds {
+            binds.push(Bind { source: source.clone(), target: target.clone(), read_only: true });
+            let relative = target.trim_start_matches('/');
+            if fs::symlink_metadata(root.join(relative)).is_err() {
+                mount_points.push(PathBuf::from(relative));
+            }
+        }
+        let overrides = scratch.join("overrides");
+        fs::create_dir_all(&overrides)?;
+        for file in accounts::layer_id_overrides(&root.join("usr/etc"))? {
+            // dpkg could not rename a new version over a mount point.
+            if file.package.is_some_and(|name| input.plan.install.iter().any(|p| p.id.name == name)) {
+                continue;
+            }
+            let source = overrides.join(file.target.replace('/', "_"));
+            fs::write(&source, &file.text)?;
+            if let Some(relative) = file.target.strip_prefix("/etc/") {
+                let inside = Path::new("usr/etc").join(relative);
+                if fs::symlink_metadata(root.join(&inside)).is_err() {
+                    mount_points.push(inside);
+                }
+            }
+            binds.push(Bind { source, target: file.target.to_owned(), read_only: true });
+        }
+        let before = VarSnapshot::take(&var)?;
+        let env = vec![("PATH".to_owned(), runtime.path.clone())];
+        Ok(Self { root, var, before, binds, env, quirks, runtime: runtime.directory, lock, mount_points })
     }
 
     fn spec(&self) -> SandboxSpec {
-        SandboxSpec { root: self.root.clone(), binds: self.binds.clone(), env: Vec::new() }
-    }
-
-    /// Fills the sandbox's /var with what the base makes of it on an empty machine: its own tmpfiles.d.
-    fn populate_var(&self, sandbox: &dyn Sandbox) -> Result<()> {
-        let argv = ["systemd-tmpfiles", "--create", "--prefix=/var"];
-        let output = sandbox.run(&self.spec(), &argv, &mut |_| ())?;
-        if !self.var.join("lib/dpkg/status").exists() {
-            return Err(Error::failed(format!(
-                "The tmpfiles.d of the base make no /var/lib/dpkg: {}",
-                output.tail.join("; ")
-            ))
-            .hint("Bases for layering are made by `apt-ostree compose tree`."));
-        }
-        Ok(())
+        SandboxSpec { root: self.root.clone(), binds: self.binds.clone(), env: self.env.clone() }
     }
 
     fn install(&self, input: &LayerInput<'_>, sandbox: &dyn Sandbox, events: &dyn EventSink) -> Result<()> {
@@ -108,15 +134,132 @@ impl Tree {
             spec: self.spec(),
             native_arch: input.native_arch,
             conffiles: Conffiles::KeepOld,
+            preseed: self.quirks.preseed(),
             options: Vec::new(),
         };
         let remove: Vec<String> = input.plan.remove.iter().map(|id| id.dpkg_name(input.native_arch)).collect();
-        events.task("Installing packages", || run.execute(&input.plan.install, &remove, sandbox, events))
+        let result = events.task("Installing packages", || run.execute(&input.plan.install, &remove, sandbox, events));
+        let log = fs::read_to_string(self.runtime.join(quirks::LOG_NAME)).unwrap_or_default();
+        for used in quirks::uses(&log) {
+            events.emit(Event::Output { line: format!("quirk: {} {} called {}", used.package, used.script, used.command) });
+        }
+        result
     }
 
-    fn classify(&self, _input: &LayerInput<'_>, _sandbox: &dyn Sandbox, _events: &dyn EventSink) -> Result<()> {
+    /// Turns what the scripts left into what a commit holds: /var into tmpfiles.d and factory files, accounts into the
+    /// id lock and sysusers.d; secrets and leftovers go. Nothing is dropped without a line.
+    fn classify(&self, input: &LayerInput<'_>, overlay: &Overlay, events: &dyn EventSink) -> Result<()> {
+        for path in &self.mount_points {
+            let path = self.root.join(path);
+            if fs::symlink_metadata(&path).is_ok_and(|m| m.len() == 0) {
+                fs::remove_file(&path).context(|| format!("Removing the mount point {}", path.display()))?;
+            }
+        }
+        mark_automatic(&self.root, input.plan)?;
+        let mut dropped = self.quirks.drop_files(&self.root, &self.var, &|path| {
+            let path = path.strip_prefix("etc/").map_or_else(|| PathBuf::from(path), |rest| Path::new("usr/etc").join(rest));
+            fs::symlink_metadata(input.base_tree.join(path)).is_ok()
+        })?;
+        let changed = changed_paths(&overlay.upper())?;
+        drop_conffile_leftovers(&self.root, &changed, events)?;
+        let etc: BTreeSet<String> =
+            changed.iter().filter_map(|p| p.strip_prefix("usr/").ok()).filter(|p| p.starts_with("etc")).map(|p| p.to_string_lossy().into_owned()).collect();
+        dropped.extend(state::scrub_etc(&self.root, Some(&etc))?);
+        let names = accounts::tree_names(&self.root)?;
+        let options = CaptureOptions { conf_name: state::LAYER_VAR_CONF };
+        let report = state::capture_var(&self.var, Some(&self.before), &self.root, &names, options)?;
+        for warning in report.warnings() {
+            events.warning(warning);
+        }
+        dropped.extend(report.dropped.iter().cloned());
+        for item in &dropped {
+            events.emit(Event::Output { line: format!("dropped /{}: {}", item.path, item.reason) });
+        }
+        let lock = accounts::capture(&self.root, &self.lock)?;
+        for account in accounts::outside_layer_range(&self.lock, &lock) {
+            events.emit(Event::Output { line: format!("account {} has the number {} of the base's range", account.name, account.id) });
+        }
+        let paths: Vec<PathBuf> = changed.into_iter().collect();
+        accounts::check_owners(&self.root, Scope::Paths(&paths))?;
+        state::clean_registries(&self.root)?;
         Ok(())
     }
+}
+
+/// Fills the sandbox's /var with what the base makes of it on an empty machine: its own tmpfiles.d, run by the base's
+/// own systemd-tmpfiles.
+fn fill_var(root: &Path, var: &Path, binds: &[Bind], sandbox: &dyn Sandbox) -> Result<()> {
+    let spec = SandboxSpec { root: root.to_owned(), binds: binds.to_vec(), env: Vec::new() };
+    let output = sandbox.run(&spec, &["systemd-tmpfiles", "--create", "--prefix=/var"], &mut |_| ())?;
+    if fs::symlink_metadata(var.join("lib/dpkg")).is_err() {
+        return Err(Error::failed(format!("The tmpfiles.d of the base make no /var/lib/dpkg: {}", output.tail.join("; ")))
+            .hint("Bases for layering are made by `apt-ostree compose tree`."));
+    }
+    Ok(())
+}
+
+fn load_quirks(input: &LayerInput<'_>) -> Result<Active> {
+    let packages: Vec<PackageId> = input.plan.install.iter().map(|p| p.id.clone()).chain(input.base_packages.iter().cloned()).collect();
+    Quirks::load(input.quirk_dirs.first().map(PathBuf::as_path))?.for_packages(&packages)
+}
+
+/// A deployment boots one kernel, and the base has it.
+fn refuse_kernel(plan: &Plan) -> Result<()> {
+    match plan.install.iter().find(|p| plan::is_kernel(&p.id.name)) {
+        Some(package) => Err(Error::usage(format!("{} is a kernel; the base image has the one kernel a deployment boots", package.id))
+            .hint("Kernels come with the base image: upgrade or rebase it.")),
+        None => Ok(()),
+    }
+}
+
+/// apt's mark of what only came as a dependency (`Auto-Installed: 1`, as apt-get install writes it).
+fn mark_automatic(root: &Path, plan: &Plan) -> Result<()> {
+    let path = root.join(layout::EXTENDED_STATES);
+    let mut text = fs::read_to_string(&path).unwrap_or_default();
+    for package in plan.install.iter().filter(|p| !p.requested && p.previous.is_none()) {
+        let arch = if package.id.arch == "all" { "" } else { package.id.arch.as_str() };
+        let arch = if arch.is_empty() { input_arch(plan) } else { arch };
+        text.push_str(&format!("Package: {}\nArchitecture: {arch}\nAuto-Installed: 1\n\n", package.id.name));
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(&path, text).context(|| format!("Writing {}", path.display()))
+}
+
+/// apt writes `Architecture: all` packages under the native architecture.
+fn input_arch(plan: &Plan) -> &str {
+    plan.install.iter().map(|p| p.id.arch.as_str()).find(|a| *a != "all").unwrap_or("all")
+}
+
+/// Everything in the upper layer, relative to the root, directories included; whiteouts too.
+fn changed_paths(upper: &Path) -> Result<BTreeSet<PathBuf>> {
+    fn walk(dir: &Path, relative: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
+        for entry in fs::read_dir(dir).context(|| format!("Reading {}", dir.display()))? {
+            let entry = entry?;
+            let path = relative.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                walk(&entry.path(), &path, found)?;
+            }
+            found.insert(path);
+        }
+        Ok(())
+    }
+    let mut found = BTreeSet::new();
+    walk(upper, Path::new(""), &mut found)?;
+    Ok(found)
+}
+
+/// dpkg's versions of a conffile that was kept (`.dpkg-dist`) or replaced (`.dpkg-old`): nobody would look at them.
+fn drop_conffile_leftovers(root: &Path, changed: &BTreeSet<PathBuf>, events: &dyn EventSink) -> Result<()> {
+    for path in changed {
+        let name = path.to_string_lossy();
+        if path.starts_with("usr/etc") && [".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp"].iter().any(|e| name.ends_with(e)) {
+            fs::remove_file(root.join(path)).context(|| format!("Removing {name}"))?;
+            events.emit(Event::Output { line: format!("dropped /{name}: the image's own version of this conffile stays") });
+        }
+    }
+    Ok(())
 }
 
 /// The kernel version of a tree; libostree boots whichever it finds first, so there must be exactly one.

@@ -155,10 +155,11 @@ fn vendor(id: &str, like: &str) -> Option<&'static Vendor> {
     std::iter::once(id).chain(like.split_whitespace()).find_map(|id| VENDORS.iter().find(|v| v.id == id))
 }
 
-/// The apt sources of a system tree (`/usr/etc/apt` of a commit, `/etc/apt` elsewhere) for the solver: the enabled ones
+/// The apt sources of a system tree (`/etc/apt` of a deployment, `/usr/etc/apt` of a commit) for the solver: the enabled ones
 /// with .debs, `$(ARCH)` replaced, `Signed-By` as a path on this machine.
 pub fn tree_sources(tree: &Path, arch: &str) -> Result<Vec<Source>> {
-    let etc = [tree.join("usr/etc/apt"), tree.join("etc/apt")];
+    // A deployment has both: /etc is the machine's, and that is what its administrator edits.
+    let etc = [tree.join("etc/apt"), tree.join("usr/etc/apt")];
     let etc = if etc[0].is_dir() { &etc[0] } else { &etc[1] };
     let mut all = Vec::new();
     for (path, found) in read_sources(etc)? {

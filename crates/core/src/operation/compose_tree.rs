@@ -22,6 +22,7 @@ use crate::plan::LAYER_VERSION;
 use crate::repo::Repo;
 use crate::repo::commit::{CommitSpec, CommitStats};
 use crate::repo::metadata::{self, CommitInfo};
+use crate::sandbox::Bind;
 use crate::source::{Solution, SolveTask, SourceConfig};
 
 /// What `compose tree` was asked.
@@ -71,7 +72,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: Ports<'_>
         return Ok(Report { lines: vec![treefile.to_json()?.trim_end().to_owned()], ..Report::default() });
     }
     let reference = treefile.require_ref()?.to_owned();
-    let sources = input::compose_sources(treefile, &compose.host_root)?;
+    let sources = input::archives(treefile, &compose.host_root)?;
     let repo_path = compose.repo.as_deref().ok_or_else(|| Error::usage("--repo must be specified"))?;
     let repo = Repo::open_or_create(repo_path)?;
     let previous = previous_commit(&repo, compose, &reference, events)?;
@@ -101,7 +102,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: Ports<'_>
     if options.dry_run {
         return Ok(Report { lines: vec!["Exiting because of '--dry-run' option".into()], ..Report::default() });
     }
-    let hash = input_hash(treefile, &solution, &loaded.files)?;
+    let hash = input_hash(&loaded.digest, &solution)?;
     events.message(format!("Input state hash: {hash}"));
     let unchanged = previous.as_ref().and_then(|p| p.input_hash.as_deref()) == Some(hash.as_str());
     if unchanged && !compose.force_nocache {
@@ -116,37 +117,45 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: Ports<'_>
     let root = directories.work.join("root");
     crate::repo::remove_tree(&root)?;
     let version = version_of(treefile, previous.as_ref(), compose.timestamp)?;
-    let shims = bootstrap::run(&bootstrap::Input {
-        root: &root,
-        packages: &solution.install,
+    let shims: Vec<Bind> = Vec::new();
+    let tmp = directories.work.join("tmp");
+    let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims };
+    bootstrap::run(&root, &solution.install, treefile, ports.sandbox, events, bootstrap)?;
+    let report = postprocess::run(
+        &root,
         treefile,
-        workdir: &directories.work.join("tmp"),
-        previous: previous.as_ref().map(|p| (&repo, p.checksum.as_str())),
-        quirk_dirs: &options.quirk_dirs,
-    }, ports.sandbox, events)?;
-    let report = postprocess::run(&root, treefile, ports.sandbox, events, postprocess::Options {
-        workdir: &directories.work.join("tmp"),
-        cachedir: Some(&directories.cache.join("initramfs")),
-        version: version.as_deref(),
-        sources: &sources,
-        binds: &shims,
-        container: false,
-        strict_var: compose.strict_var,
-    })?;
+        ports.sandbox,
+        events,
+        postprocess::Options {
+            workdir: &tmp,
+            cachedir: Some(&directories.cache.join("initramfs")),
+            version: version.as_deref(),
+            sources: &sources,
+            binds: &shims,
+            container: false,
+            strict_var: compose.strict_var,
+        },
+    )?;
     for dropped in &report.dropped {
         events.emit(crate::event::Event::Output { line: format!("dropped {}: {}", dropped.path, dropped.reason) });
     }
     if !report.unclassified.is_empty() {
-        events.warning(format!("{} paths no rule knows stay in the tree: {}", report.unclassified.len(), report.unclassified.join(" ")));
+        events.warning(format!(
+            "{} paths no rule knows stay in the tree: {}",
+            report.unclassified.len(),
+            report.unclassified.join(" ")
+        ));
     }
 
     let packages: Vec<PackageId> = {
-        let status = std::fs::read_to_string(root.join("usr/lib/sysimage/dpkg/status")).context(|| "Reading the dpkg status of the tree")?;
+        let status = std::fs::read_to_string(root.join("usr/lib/sysimage/dpkg/status"))
+            .context(|| "Reading the dpkg status of the tree")?;
         crate::model::package::installed_from_status(&status)
     };
     let kernel = report.kernel.as_ref().map(|k| k.version.as_str());
     let meta = commit_metadata(compose, treefile, &solution, &packages, version.as_deref(), kernel, &hash)?;
-    let parent = if compose.no_parent { None } else { compose.parent.clone().or(previous.as_ref().map(|p| p.checksum.clone())) };
+    let parent =
+        if compose.no_parent { None } else { compose.parent.clone().or(previous.as_ref().map(|p| p.checksum.clone())) };
     let (checksum, stats) = events.task("Writing OSTree commit", || {
         let spec = CommitSpec { parent: parent.as_deref(), subject: "", metadata: &meta, timestamp: compose.timestamp };
         repo.commit_directory(&root, &spec)
@@ -166,7 +175,8 @@ struct Written<'a> {
 
 /// Moves the ref (or writes the checksum to a file instead), and the files a pipeline asked for.
 fn publish(compose: &ComposeTree, repo: &Repo, reference: &str, written: &Written<'_>) -> Result<Report> {
-    let write = |path: &Path, text: String| std::fs::write(path, text).context(|| format!("Writing {}", path.display()));
+    let write =
+        |path: &Path, text: String| std::fs::write(path, text).context(|| format!("Writing {}", path.display()));
     let mut report = Report { changed: true, ..Report::default() };
     let old = written.previous.and_then(|p| p.packages.clone()).unwrap_or_default();
     report.diff = PackageDiff::between(&old, written.packages);
@@ -203,7 +213,12 @@ fn publish(compose: &ComposeTree, repo: &Repo, reference: &str, written: &Writte
     Ok(report)
 }
 
-fn previous_commit(repo: &Repo, compose: &ComposeTree, reference: &str, events: &dyn EventSink) -> Result<Option<CommitInfo>> {
+fn previous_commit(
+    repo: &Repo,
+    compose: &ComposeTree,
+    reference: &str,
+    events: &dyn EventSink,
+) -> Result<Option<CommitInfo>> {
     let rev = compose.parent.as_deref().unwrap_or(reference);
     let found = if compose.parent.is_some() { Some(repo.resolve(rev)?) } else { repo.try_resolve(rev)? };
     match found {
@@ -246,14 +261,14 @@ fn report_solution(solution: &Solution, full: bool, events: &dyn EventSink) {
 }
 
 /// Everything that decides what the tree will be.
-fn input_hash(treefile: &Treefile, solution: &Solution, files: &[PathBuf]) -> Result<String> {
-    let mut sum = ostree::glib::Checksum::new(ostree::glib::ChecksumType::Sha256).ok_or_else(|| Error::failed("glib has no SHA256"))?;
+fn input_hash(treefile_digest: &str, solution: &Solution) -> Result<String> {
+    let mut sum = ostree::glib::Checksum::new(ostree::glib::ChecksumType::Sha256)
+        .ok_or_else(|| Error::failed("glib has no SHA256"))?;
     sum.update(format!("tool {} layer {LAYER_VERSION}\n", env!("CARGO_PKG_VERSION")).as_bytes());
-    sum.update(input::digest(treefile)?.as_bytes());
+    sum.update(treefile_digest.as_bytes());
     for package in &solution.install {
         sum.update(format!("{} {} {}\n", package.id, package.sha256, package.requested).as_bytes());
     }
-    let _ = files;
     sum.string().ok_or_else(|| Error::failed("glib gave no checksum"))
 }
 
@@ -291,15 +306,21 @@ fn commit_metadata(
     let mut added: BTreeMap<String, serde_json::Value> = treefile.add_commit_metadata.clone();
     if let Some(path) = &compose.add_metadata_from_json {
         let text = std::fs::read_to_string(path).context(|| format!("Reading {}", path.display()))?;
-        let map: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).context(|| format!("Parsing {}", path.display()))?;
+        let map: BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(&text).context(|| format!("Parsing {}", path.display()))?;
         added.extend(map);
     }
     for pair in &compose.add_metadata_string {
-        let (key, value) = pair.split_once('=').ok_or_else(|| Error::usage(format!("--add-metadata-string wants KEY=VALUE, found '{pair}'")))?;
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Error::usage(format!("--add-metadata-string wants KEY=VALUE, found '{pair}'")))?;
         added.insert(key.to_owned(), value.into());
     }
     for (key, value) in &added {
-        meta.insert_value(key, &metadata::json_to_variant(value).context(|| format!("Adding the commit metadata '{key}'"))?);
+        meta.insert_value(
+            key,
+            &metadata::json_to_variant(value).context(|| format!("Adding the commit metadata '{key}'"))?,
+        );
     }
     Ok(meta.end())
 }

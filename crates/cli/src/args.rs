@@ -1,0 +1,285 @@
+//! From argv to a command: rpm-ostree's rules of parsing, help and usage errors (`error: usage error: …`, exit code 1).
+//!
+//! clap does the parsing; what it does not do as rpm-ostree does is done here: the first argument that is not an option
+//! is the command wherever it stands, help of a wrong command goes to stderr before the error, and the layout of the
+//! list of commands.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use apt_ostree_core::{Error, ErrorKind, Result};
+use clap::error::{ContextKind, ErrorKind as ClapKind};
+use clap::{Args, CommandFactory, Parser};
+
+use crate::commands::{App, Command};
+use crate::terminal::Terminal;
+
+/// The name of the program in texts, whatever argv[0] says.
+const NAME: &str = "apt-ostree";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = NAME,
+    bin_name = NAME,
+    about = "Hybrid image and package system for Debian",
+    disable_help_subcommand = true,
+    args_override_self = true,
+    max_term_width = 120
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Options that every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Global {
+    /// Print version information and exit
+    #[arg(long, global = true)]
+    version: bool,
+    /// Avoid printing most informational messages
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Work on this system root instead of the booted one
+    #[arg(long, global = true, value_name = "SYSROOT")]
+    pub(crate) sysroot: Option<PathBuf>,
+    /// Accepted for compatibility
+    #[arg(long, global = true, hide = true)]
+    peer: bool,
+}
+
+/// Runs the program with this command line, and returns its exit code.
+pub(crate) fn run(argv: Vec<OsString>) -> ExitCode {
+    let terminal = Terminal::from_environment();
+    let mut words = Vec::new();
+    for word in argv.into_iter().skip(1) {
+        match word.into_string() {
+            Ok(word) => words.push(word),
+            Err(word) => {
+                terminal.error(&Error::usage(format!("Argument is invalid UTF-8: {}", word.to_string_lossy())));
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    let command_line = std::iter::once(NAME).chain(words.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
+    let words = command_first(words);
+    let named = words.first().is_some_and(|w| !w.starts_with('-'));
+    if !named && words.iter().any(|w| w == "-h" || w == "--help") {
+        terminal.print(&top_help());
+        return ExitCode::SUCCESS;
+    }
+    let cli = match Cli::try_parse_from(std::iter::once(NAME.to_owned()).chain(words.iter().cloned())) {
+        Ok(cli) => cli,
+        Err(e) => return refuse(&terminal, &words, &e),
+    };
+    if cli.global.version {
+        terminal.print(&version());
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = cli.command else {
+        terminal.print_error(&top_help());
+        terminal.error(&Error::usage("No command specified"));
+        return ExitCode::FAILURE;
+    };
+    let app = App::new(cli.global, terminal, command_line);
+    match command.run(&app) {
+        Ok(code) => code,
+        Err(Failure::Usage(text)) => {
+            app.terminal.print_error(&help_of(&words));
+            app.terminal.error(&Error::usage(format!("usage error: {text}")));
+            ExitCode::FAILURE
+        }
+        Err(Failure::Error(e)) => {
+            app.terminal.error(&e);
+            ExitCode::from(e.kind.exit_code())
+        }
+    }
+}
+
+/// Why a command did not do its work.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Wrong arguments: the command's help goes with it.
+    Usage(String),
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self::Error(e)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Self {
+        Self::Error(e.into())
+    }
+}
+
+/// Wrong arguments.
+pub(crate) fn usage<T>(text: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Usage(text.into()))
+}
+
+/// An option of the contract whose feature is not there: never ignored in silence.
+pub(crate) fn not_available(given: bool, option: &str, why: &str) -> Result<()> {
+    if given {
+        return Err(Error::usage(format!("{option} is not available in this version: {why}")));
+    }
+    Ok(())
+}
+
+/// Moves the first argument that is not an option to the front. The value of `--sysroot` is not a command.
+fn command_first(mut words: Vec<String>) -> Vec<String> {
+    let is_value = |i: usize| i > 0 && words[i - 1] == "--sysroot";
+    let found = (0..words.len()).find(|i| !words[*i].starts_with('-') && !is_value(*i));
+    if let Some(index) = found {
+        let command = words.remove(index);
+        words.insert(0, command);
+    }
+    words
+}
+
+fn refuse(terminal: &Terminal, words: &[String], e: &clap::Error) -> ExitCode {
+    match e.kind() {
+        ClapKind::DisplayHelp => {
+            terminal.print(&help_of(words));
+            return ExitCode::SUCCESS;
+        }
+        // A group such as `db` without its subcommand.
+        ClapKind::DisplayHelpOnMissingArgumentOrSubcommand | ClapKind::MissingSubcommand => {
+            terminal.print_error(&help_of(words));
+            let group = words.first().map(String::as_str).unwrap_or_default();
+            terminal.error(&Error::usage(format!("No \"{group}\" subcommand specified")));
+        }
+        ClapKind::InvalidSubcommand => {
+            terminal.print_error(&help_of(words));
+            let name = e.get(ContextKind::InvalidSubcommand).map(ToString::to_string).unwrap_or_default();
+            let error = match words.first() {
+                Some(first) if *first != name => {
+                    Error::new(ErrorKind::Usage, format!("Unknown \"{first}\" subcommand \"{name}\""))
+                }
+                _ => Error::usage(format!("Unknown command '{name}'")),
+            };
+            terminal.error(&match e.get(ContextKind::SuggestedSubcommand) {
+                Some(near) => error.hint(format!("Did you mean '{near}'?")),
+                None => error,
+            });
+        }
+        _ => {
+            terminal.print_error(&help_of(words));
+            terminal.error(&Error::usage(format!("usage error: {}", describe(e))));
+        }
+    }
+    ExitCode::FAILURE
+}
+
+/// clap's message in one line, with GOption's words for the most frequent case.
+fn describe(e: &clap::Error) -> String {
+    let argument = e.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    if e.kind() == ClapKind::UnknownArgument {
+        return if argument.starts_with('-') {
+            format!("Unknown option {argument}")
+        } else {
+            format!("Unexpected argument '{argument}'")
+        };
+    }
+    let text = e.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let first = text.split("\n\n").next().unwrap_or_default();
+    first.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The help of the (sub)command that the words name, else the list of commands.
+fn help_of(words: &[String]) -> String {
+    let mut command = Cli::command();
+    command.build();
+    let mut found = &command;
+    for word in words.iter().filter(|w| !w.starts_with('-')) {
+        match found.find_subcommand(word) {
+            Some(sub) => found = sub,
+            None => break,
+        }
+    }
+    if found.get_name() == NAME {
+        return top_help();
+    }
+    found.clone().render_help().to_string()
+}
+
+fn top_help() -> String {
+    let mut command = Cli::command();
+    command.build();
+    let mut text = format!("Usage:\n  {NAME} [OPTION…] COMMAND\n\nBuiltin Commands:\n");
+    let mut commands: Vec<_> = command.get_subcommands().filter(|c| !c.is_hide_set()).collect();
+    commands.sort_by_key(|c| c.get_name());
+    for sub in commands {
+        let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(text, "  {:<23}{about}", sub.get_name());
+    }
+    text += "\nGlobal Options:\n";
+    for arg in command.get_arguments().filter(|a| !a.is_hide_set()) {
+        let mut name = arg.get_short().map_or_else(String::new, |s| format!("-{s}, "));
+        name += &format!("--{}", arg.get_long().unwrap_or_default());
+        if arg.get_action().takes_values() {
+            name += &format!("={}", arg.get_value_names().and_then(|n| n.first()).map_or("VALUE", |n| n.as_str()));
+        }
+        let about = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(text, "  {name:<23}{about}");
+    }
+    text
+}
+
+/// YAML, in the shape of `rpm-ostree --version`: tools read the list of features.
+fn version() -> String {
+    let mut text = format!("{NAME}:\n Version: '{}'\n", env!("CARGO_PKG_VERSION"));
+    if let Some(commit) = option_env!("APT_OSTREE_GIT_COMMIT") {
+        let _ = writeln!(text, " Git: {commit}");
+    }
+    text += " Features:\n  - rust\n  - compose\n";
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn clap_agrees_with_the_definitions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_stands_anywhere() {
+        for (given, want) in [
+            ("-q status", "status -q"),
+            ("status -q", "status -q"),
+            ("--sysroot /x --json status -v", "status --sysroot /x --json -v"),
+            ("--sysroot=/x install htop", "install --sysroot=/x htop"),
+            ("--version", "--version"),
+            ("", ""),
+        ] {
+            assert_eq!(command_first(words(given)), words(want), "{given}");
+        }
+    }
+
+    #[test]
+    fn the_list_of_commands() {
+        let help = top_help();
+        assert!(help.starts_with("Usage:\n  apt-ostree [OPTION…] COMMAND\n\nBuiltin Commands:\n  cleanup"), "{help}");
+        assert!(help.contains("\n  status                 Get the version of the booted system\n"), "{help}");
+        assert!(!help.contains("worker") && !help.contains("internals"), "{help}");
+        let mut names: Vec<_> = help.lines().skip(4).take_while(|l| !l.is_empty()).collect();
+        let sorted = names.clone();
+        names.sort_unstable();
+        assert_eq!(names, sorted);
+    }
+}

@@ -1,0 +1,366 @@
+//! The verbs, one file each, and what they share: option groups and the way a transaction is run and shown.
+
+pub(crate) mod cleanup;
+pub(crate) mod compose;
+pub(crate) mod db;
+pub(crate) mod deploy;
+pub(crate) mod init_sysroot;
+pub(crate) mod install;
+pub(crate) mod internals;
+pub(crate) mod kargs;
+pub(crate) mod rebase;
+pub(crate) mod refresh_md;
+pub(crate) mod rollback;
+pub(crate) mod status;
+pub(crate) mod uninstall;
+pub(crate) mod upgrade;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use apt_ostree_core::operation::{Options, PackageChanges, Report, Request, Verb};
+use apt_ostree_core::{Error, ErrorKind, Result};
+use clap::{Args, Subcommand};
+
+use crate::args::{Failure, Global, not_available};
+use crate::render;
+use crate::terminal::Terminal;
+use crate::worker::{self, Job};
+use crate::worker_main;
+
+/// Exit code of "nothing changed".
+const UNCHANGED: u8 = 77;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Get the version of the booted system
+    Status(status::StatusArgs),
+    /// Overlay additional packages
+    #[command(alias = "pkg-add")]
+    Install(install::InstallArgs),
+    /// Remove overlayed additional packages
+    #[command(aliases = ["pkg-remove", "remove"])]
+    Uninstall(uninstall::UninstallArgs),
+    /// Perform a system upgrade
+    #[command(alias = "update")]
+    Upgrade(upgrade::UpgradeArgs),
+    /// Deploy a specific commit
+    Deploy(deploy::DeployArgs),
+    /// Switch to a different tree
+    Rebase(rebase::RebaseArgs),
+    /// Revert to the previously booted tree
+    Rollback(rollback::RollbackArgs),
+    /// Clear cached/pending data
+    Cleanup(cleanup::CleanupArgs),
+    /// Query or modify kernel arguments
+    Kargs(kargs::KargsArgs),
+    /// Generate package repository metadata
+    #[command(alias = "makecache")]
+    RefreshMd(refresh_md::RefreshMdArgs),
+    /// Commands to query the package database
+    #[command(alias = "rpm")]
+    Db(db::DbArgs),
+    /// Commands to compose a tree
+    Compose(compose::ComposeArgs),
+    /// Make a sysroot in a directory and deploy a first tree
+    InitSysroot(init_sysroot::InitSysrootArgs),
+    #[command(hide = true)]
+    Internals(internals::InternalsArgs),
+    /// The other end of a transaction
+    #[command(hide = true)]
+    Worker,
+}
+
+impl Command {
+    pub(crate) fn run(self, app: &App) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Status(args) => status::run(app, &args),
+            Self::Install(args) => install::run(app, args),
+            Self::Uninstall(args) => uninstall::run(app, args),
+            Self::Upgrade(args) => upgrade::run(app, args),
+            Self::Deploy(args) => deploy::run(app, args),
+            Self::Rebase(args) => rebase::run(app, args),
+            Self::Rollback(args) => rollback::run(app, args),
+            Self::Cleanup(args) => cleanup::run(app, args),
+            Self::Kargs(args) => kargs::run(app, args),
+            Self::RefreshMd(args) => refresh_md::run(app, args),
+            Self::Db(args) => db::run(app, &args),
+            Self::Compose(args) => compose::run(app, args),
+            Self::InitSysroot(args) => init_sysroot::run(app, args),
+            Self::Internals(args) => internals::run(app, &args),
+            Self::Worker => Ok(worker_main::main()),
+        }
+    }
+}
+
+/// `--stateroot`, and its old name.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct StaterootArg {
+    /// Operate on provided STATEROOT
+    #[arg(long, alias = "os", value_name = "STATEROOT")]
+    pub(crate) stateroot: Option<String>,
+}
+
+/// What happens once the new deployment is there.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct FinishArgs {
+    /// Initiate a reboot after operation is complete
+    #[arg(short, long)]
+    pub(crate) reboot: bool,
+    /// Prevent automatic deployment finalization on shutdown
+    #[arg(long)]
+    pub(crate) lock_finalization: bool,
+}
+
+/// Where packages and trees come from.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct FetchArgs {
+    /// Do not download latest ostree and package data
+    #[arg(short = 'C', long)]
+    pub(crate) cache_only: bool,
+    /// Just download latest ostree and package data, don't deploy
+    #[arg(long)]
+    pub(crate) download_only: bool,
+}
+
+/// Changes of requests in the same transaction.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct PackageArgs {
+    /// Overlay additional package
+    #[arg(long, value_name = "PKG")]
+    pub(crate) install: Vec<String>,
+    /// Remove overlayed additional package
+    #[arg(long, value_name = "PKG")]
+    pub(crate) uninstall: Vec<String>,
+}
+
+/// Options of rpm-ostree's containers and old trees that mean nothing here yet.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct RepoArgs {
+    #[arg(long, value_name = "ID", hide = true)]
+    enablerepo: Vec<String>,
+    #[arg(long, value_name = "ID", hide = true)]
+    disablerepo: Vec<String>,
+    #[arg(long, value_name = "VER", hide = true)]
+    releasever: Option<String>,
+}
+
+impl RepoArgs {
+    pub(crate) fn check(&self) -> Result<()> {
+        let why = "the apt sources of the system are used as they are; change them in /etc/apt";
+        not_available(!self.enablerepo.is_empty(), "--enablerepo", why)?;
+        not_available(!self.disablerepo.is_empty(), "--disablerepo", why)?;
+        not_available(self.releasever.is_some(), "--releasever", "ask for one package with NAME/SUITE instead")
+    }
+}
+
+/// How a transaction is run and its outcome shown.
+#[derive(Debug, Default)]
+pub(crate) struct Transaction {
+    pub(crate) stateroot: Option<String>,
+    pub(crate) options: Options,
+    /// 77 when no new deployment came out.
+    pub(crate) unchanged_exit_77: bool,
+    pub(crate) json: bool,
+    /// `upgrade --check` and `--preview`: 77 when there is no update.
+    pub(crate) check: bool,
+    pub(crate) preview: bool,
+    /// `deploy --preview`: the difference in the `diff` form.
+    pub(crate) diff_preview: bool,
+    /// Does not make a deployment: no word of a reboot.
+    pub(crate) no_deployment: bool,
+}
+
+/// One run of the program.
+#[derive(Debug)]
+pub(crate) struct App {
+    global: Global,
+    pub(crate) terminal: Terminal,
+    command_line: String,
+}
+
+impl App {
+    pub(crate) fn new(global: Global, mut terminal: Terminal, command_line: String) -> Self {
+        terminal.set_quiet(global.quiet);
+        Self { global, terminal, command_line }
+    }
+
+    /// `--sysroot`, absolute.
+    pub(crate) fn given_sysroot(&self) -> Result<Option<PathBuf>> {
+        Ok(self.global.sysroot.as_deref().map(std::path::absolute).transpose()?)
+    }
+
+    /// The system root to work on: `--sysroot`, else `/` if it was booted via ostree.
+    pub(crate) fn sysroot(&self) -> Result<PathBuf> {
+        if let Some(path) = self.given_sysroot()? {
+            return Ok(path);
+        }
+        if Path::new("/run/ostree-booted").exists() {
+            return Ok("/".into());
+        }
+        let container = std::env::var("container").ok().filter(|c| !c.is_empty());
+        let container = container.map_or_else(String::new, |c| format!("; found container={c} environment variable"));
+        Err(Error::failed(format!(
+            "This system was not booted via libostree{container}.\n\
+             Currently, most apt-ostree commands only work on ostree-based host systems."
+        ))
+        .hint("--sysroot=DIR works on a system in a directory."))
+    }
+
+    /// What changes a system needs root, whatever it is about to do.
+    pub(crate) fn require_root(&self) -> Result<()> {
+        let set = |name: &str| std::env::var_os(name).is_some();
+        if rustix::process::geteuid().is_root()
+            || set("APTOSTREE_SUPPRESS_REQUIRES_ROOT_CHECK")
+            || set("RPMOSTREE_SUPPRESS_REQUIRES_ROOT_CHECK")
+        {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Permission, "This command requires root privileges"))
+    }
+
+    /// Runs a verb in a worker, shows what came out, and turns it into the exit code.
+    pub(crate) fn transaction(&self, verb: Verb, mut how: Transaction) -> Result<ExitCode, Failure> {
+        let sysroot = self.sysroot()?;
+        let reboot = how.options.reboot;
+        if reboot && self.global.sysroot.is_some() && sysroot != Path::new("/") {
+            return Err(Failure::Usage("--reboot is for the booted system, not for one in a directory".into()));
+        }
+        self.require_root()?;
+        how.options.command_line.clone_from(&self.command_line);
+        let request =
+            Request { sysroot: sysroot.clone(), stateroot: how.stateroot.clone(), verb, options: how.options.clone() };
+        let report = self.work(&Job::Transaction(Box::new(request)), how.json)?;
+        self.show(&report, &how, &sysroot);
+        if reboot && report.changed {
+            return self.reboot();
+        }
+        let unchanged = if how.check || how.preview {
+            report.update.is_none()
+        } else if how.options.dry_run {
+            how.unchanged_exit_77 && report.plan.as_ref().is_none_or(|p| p.diff.is_empty())
+        } else {
+            how.unchanged_exit_77 && !report.changed
+        };
+        Ok(if unchanged { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
+    }
+
+    /// Runs a job in a worker; with `document`, nothing but the result may go to stdout.
+    pub(crate) fn work(&self, job: &Job, document: bool) -> Result<Report> {
+        if document {
+            return worker::run(job, &self.terminal.without_progress());
+        }
+        worker::run(job, &self.terminal)
+    }
+
+    pub(crate) fn print_json(&self, value: &impl serde::Serialize) {
+        let text = serde_json::to_string_pretty(value).expect("documents have string keys only");
+        self.terminal.line(&text);
+    }
+
+    fn show(&self, report: &Report, how: &Transaction, sysroot: &Path) {
+        if how.json {
+            return self.print_json(&render::report_json(report));
+        }
+        let say = |text: &str| {
+            if !self.terminal.is_quiet() {
+                self.terminal.print(text);
+            }
+        };
+        for line in &report.lines {
+            say(&format!("{line}\n"));
+        }
+        if how.check || how.preview {
+            return self.terminal.print(&match &report.update {
+                Some(update) => render::available_update(update, how.preview),
+                None if report.lines.is_empty() => "No updates available.\n".into(),
+                None => String::new(),
+            });
+        }
+        if how.diff_preview {
+            return self.terminal.print(&render::deploy_preview(report));
+        }
+        if let Some(plan) = &report.plan {
+            self.terminal.print(&render::plan(plan));
+            if how.options.dry_run {
+                self.terminal.line("Exiting because of '--dry-run' option");
+            }
+            return;
+        }
+        if let Some(line) = &report.kargs {
+            self.terminal.line(line);
+        }
+        if report.changed && !how.no_deployment {
+            say(&report.diff.block());
+            say(&if sysroot == Path::new("/") {
+                "Changes queued for next boot. Run \"systemctl reboot\" to start a reboot\n".to_owned()
+            } else {
+                format!("Changes queued for next boot of {}\n", sysroot.display())
+            });
+        }
+    }
+
+    fn reboot(&self) -> Result<ExitCode, Failure> {
+        let status = std::process::Command::new("systemctl").arg("reboot").status()?;
+        if status.success() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(Error::failed("systemctl reboot failed").hint("The new deployment is in place; reboot to start it.").into())
+    }
+}
+
+/// Splits what a user names into requests by name and local .deb files (absolute paths).
+pub(crate) fn sort_packages(changes: &mut PackageChanges, names: Vec<String>) -> Result<()> {
+    for name in names {
+        if name.starts_with("http://") || name.starts_with("https://") {
+            return Err(Error::usage(format!("Installing from a URL is not available in this version: {name}"))
+                .hint("Download the .deb and give its path."));
+        }
+        let path = name.strip_prefix("file://").unwrap_or(&name);
+        if path.ends_with(".dsc") {
+            return Err(Error::usage(format!("'{name}' is a source package")));
+        }
+        if path.ends_with(".deb") {
+            let path = std::fs::canonicalize(path).map_err(|e| {
+                let mut e = Error::from(e);
+                e.chain.insert(0, format!("Opening the package file {path}"));
+                e
+            })?;
+            changes.install_local.push(path);
+        } else if path.starts_with('/') || path.starts_with("./") || path.starts_with("../") {
+            return Err(Error::usage(format!("'{name}' is neither the name of a package nor a .deb file")).hint(
+                "Requests by the path of a file in a package are not available in this version: name the package.",
+            ));
+        } else {
+            changes.install.push(name);
+        }
+    }
+    Ok(())
+}
+
+/// The changes of the package-aware verbs.
+pub(crate) fn package_changes(args: PackageArgs) -> Result<PackageChanges> {
+    let mut changes = PackageChanges { uninstall: args.uninstall, ..PackageChanges::default() };
+    sort_packages(&mut changes, args.install)?;
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_sorted_into_names_and_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let deb = dir.path().join("a_1_all.deb");
+        std::fs::write(&deb, "").unwrap();
+        let mut changes = PackageChanges::default();
+        let names = vec!["htop".into(), "vim/trixie".into(), format!("file://{}", deb.display())];
+        sort_packages(&mut changes, names).unwrap();
+        assert_eq!(changes.install, ["htop", "vim/trixie"]);
+        assert_eq!(changes.install_local, [deb.canonicalize().unwrap()]);
+        for bad in ["/nonexistent.deb", "https://x/y.deb", "/usr/bin/foo", "a.dsc"] {
+            assert!(sort_packages(&mut changes, vec![bad.into()]).is_err(), "{bad}");
+        }
+    }
+}

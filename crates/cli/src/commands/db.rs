@@ -1,0 +1,350 @@
+//! `db list|diff|version`: the packages of commits and what differs between them. Needs neither root nor a worker.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use apt_ostree_core::model::diff::PackageDiff;
+use apt_ostree_core::model::package::PackageId;
+use apt_ostree_core::status::{DeploymentStatus, SysrootReader};
+use apt_ostree_core::{Error, ErrorKind, Result, db};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::App;
+use crate::args::{Failure, not_available, usage};
+
+#[derive(Debug, Args)]
+pub(crate) struct DbArgs {
+    /// Path to OSTree repository (defaults to /sysroot/ostree/repo)
+    #[arg(short, long, value_name = "PATH", global = true)]
+    repo: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Db,
+}
+
+#[derive(Debug, Subcommand)]
+enum Db {
+    /// List packages within commits
+    List(ListArgs),
+    /// Show package changes between two commits
+    Diff(DiffArgs),
+    /// Show the package database version of commits
+    Version(VersionArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Revisions, then glob patterns that package names or NEVRAs match
+    #[arg(value_name = "REV… [PATTERN…]")]
+    words: Vec<String>,
+    #[arg(short, long, hide = true)]
+    advisories: bool,
+    /// Output format: block or json
+    #[arg(short = 'F', long, value_name = "FORMAT", default_value = "block")]
+    format: String,
+}
+
+#[derive(Debug, Args)]
+struct DiffArgs {
+    /// None: the booted and the pending deployment; one: the booted deployment and REV
+    #[arg(value_name = "REV")]
+    revs: Vec<String>,
+    /// Output format: block, diff or json
+    #[arg(short = 'F', long, value_name = "FORMAT", default_value = "block")]
+    format: String,
+    #[arg(short, long, hide = true)]
+    changelogs: bool,
+    #[arg(short, long, hide = true)]
+    advisories: bool,
+    /// Diff against deployments' base
+    #[arg(long)]
+    base: bool,
+}
+
+#[derive(Debug, Args)]
+struct VersionArgs {
+    #[arg(value_name = "COMMIT")]
+    revs: Vec<String>,
+    /// Output format: block or json
+    #[arg(short = 'F', long, value_name = "FORMAT", default_value = "block")]
+    format: String,
+}
+
+const NO_ADVISORIES: &str = "security advisories are not recorded";
+
+pub(crate) fn run(app: &App, args: &DbArgs) -> Result<ExitCode, Failure> {
+    match &args.command {
+        Db::List(list) => run_list(app, args, list)?,
+        Db::Diff(diff) => run_diff(app, args, diff)?,
+        Db::Version(version) => run_version(app, args, version)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl DbArgs {
+    fn open_repo(&self, app: &App) -> Result<db::Repo> {
+        let path = match (&self.repo, app.given_sysroot()?) {
+            (Some(repo), _) => repo.clone(),
+            (None, Some(sysroot)) => sysroot.join("ostree/repo"),
+            (None, None) => "/sysroot/ostree/repo".into(),
+        };
+        db::open_repo(&path)
+    }
+}
+
+/// `ostree commit: REV (CHECKSUM)`.
+fn header(rev: &str, checksum: &str) -> String {
+    if rev == checksum {
+        format!("ostree commit: {checksum}\n")
+    } else {
+        format!("ostree commit: {rev} ({checksum})\n")
+    }
+}
+
+fn is_json(format: &str) -> Result<bool, Failure> {
+    match format {
+        "block" => Ok(false),
+        "json" => Ok(true),
+        _ => usage("Format argument is invalid, pick one of: block, json"),
+    }
+}
+
+fn run_list(app: &App, args: &DbArgs, list: &ListArgs) -> Result<(), Failure> {
+    let as_json = is_json(&list.format)?;
+    not_available(list.advisories, "--advisories", NO_ADVISORIES)?;
+    if list.words.is_empty() {
+        return usage("At least one REV must be specified");
+    }
+    let repo = args.open_repo(app)?;
+    let mut revs = vec![(list.words[0].as_str(), db::resolve(&repo, &list.words[0])?)];
+    for word in &list.words[1..] {
+        // The first word that is no revision starts the patterns.
+        match db::resolve(&repo, word) {
+            Ok(checksum) => revs.push((word, checksum)),
+            Err(_) => break,
+        }
+    }
+    let patterns = &list.words[revs.len()..];
+    let wanted =
+        |id: &PackageId| patterns.is_empty() || patterns.iter().any(|p| glob(p, &id.name) || glob(p, &id.nevra()));
+    for (rev, checksum) in revs {
+        let packages = db::packages(&repo, &checksum)?;
+        let packages = packages.iter().filter(|id| wanted(id));
+        if as_json {
+            app.print_json(&json!({
+                "ostree-commit": checksum,
+                "packages": packages.map(db::package_json).collect::<Vec<_>>(),
+                "advisories": [],
+            }));
+        } else {
+            let lines: String =
+                packages.map(|id| format!(" {}\n", id.nevra())).fold(header(rev, &checksum), |a, l| a + &l);
+            app.terminal.print(&lines);
+        }
+    }
+    Ok(())
+}
+
+fn run_version(app: &App, args: &DbArgs, version: &VersionArgs) -> Result<(), Failure> {
+    let as_json = is_json(&version.format)?;
+    if version.revs.is_empty() {
+        return usage("At least one COMMIT must be specified");
+    }
+    let repo = args.open_repo(app)?;
+    for rev in &version.revs {
+        let checksum = db::resolve(&repo, rev)?;
+        let database = db::database_version(&db::packages(&repo, &checksum)?);
+        if as_json {
+            app.print_json(&json!({ "ostree-commit": checksum, "rpmdb-version": database }));
+        } else {
+            app.terminal.print(&format!("{}  rpmdbv is: {database:>66}\n", header(rev, &checksum)));
+        }
+    }
+    Ok(())
+}
+
+/// One side of a comparison.
+struct Side {
+    /// `booted deployment`, or the revision as it was given.
+    description: String,
+    checksum: String,
+}
+
+impl Side {
+    fn text(&self) -> String {
+        if self.description == self.checksum {
+            self.checksum.clone()
+        } else {
+            format!("{} ({})", self.description, self.checksum)
+        }
+    }
+}
+
+fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
+    if !matches!(diff.format.as_str(), "block" | "diff" | "json") {
+        return usage("Format argument is invalid, pick one of: diff, block, json");
+    }
+    not_available(diff.changelogs, "--changelogs", "changelogs are not read")?;
+    not_available(diff.advisories, "--advisories", NO_ADVISORIES)?;
+    if diff.revs.len() > 2 {
+        return usage("At most two revisions can be compared");
+    }
+    let (repo, mut from, mut to) = sides(app, args, &diff.revs)?;
+    if diff.base {
+        from.checksum = db::base_of(&repo, &from.checksum)?;
+        to.checksum = db::base_of(&repo, &to.checksum)?;
+    }
+    let packages = PackageDiff::between(&db::packages(&repo, &from.checksum)?, &db::packages(&repo, &to.checksum)?);
+    if diff.format == "json" {
+        app.print_json(&json!({
+            "ostree-commit-from": from.checksum,
+            "ostree-commit-to": to.checksum,
+            "pkgdiff": db::diff_json(&packages),
+            "advisories": [],
+        }));
+        return Ok(());
+    }
+    app.terminal.print(&format!(
+        "ostree diff commit from: {}\nostree diff commit to:   {}\n{}",
+        from.text(),
+        to.text(),
+        if diff.format == "diff" { packages.lines() } else { packages.block() }
+    ));
+    Ok(())
+}
+
+fn sides(app: &App, args: &DbArgs, revs: &[String]) -> Result<(db::Repo, Side, Side), Failure> {
+    let resolve = |repo: &db::Repo, rev: &str| -> Result<Side> {
+        Ok(Side { description: rev.to_owned(), checksum: db::resolve(repo, rev)? })
+    };
+    if let [from, to] = revs {
+        let repo = args.open_repo(app)?;
+        let (from, to) = (resolve(&repo, from)?, resolve(&repo, to)?);
+        return Ok((repo, from, to));
+    }
+    let sysroot = SysrootReader::open(&app.given_sysroot()?.unwrap_or_else(|| "/".into()))?;
+    let repo = sysroot.repo().clone();
+    let deployments = sysroot.status()?.deployments;
+    let (from, to) = match revs {
+        [rev] => (current(&deployments)?, resolve(&repo, rev)?),
+        _ => default_sides(&deployments)?,
+    };
+    Ok((repo, from, to))
+}
+
+fn side(what: &str, deployment: &DeploymentStatus) -> Side {
+    Side { description: format!("{what} deployment"), checksum: deployment.checksum.clone() }
+}
+
+/// The booted deployment; in a directory, where none is, the one that would boot.
+fn current(deployments: &[DeploymentStatus]) -> Result<Side> {
+    match deployments.iter().find(|d| d.booted) {
+        Some(booted) => Ok(side("booted", booted)),
+        None => deployments.first().map(|d| side("pending", d)).ok_or_else(no_deployments),
+    }
+}
+
+/// Booted to pending, else rollback to booted. In a directory: rollback to the one that would boot.
+fn default_sides(deployments: &[DeploymentStatus]) -> Result<(Side, Side)> {
+    let Some(booted) = deployments.iter().position(|d| d.booted) else {
+        return match deployments {
+            [first, second, ..] => Ok((side("rollback", second), side("pending", first))),
+            [_] => Err(Error::new(ErrorKind::NotFound, "There is one deployment only, nothing to compare it with")),
+            [] => Err(no_deployments()),
+        };
+    };
+    if booted > 0 {
+        return Ok((side("booted", &deployments[booted]), side("pending", &deployments[0])));
+    }
+    match deployments.get(1) {
+        Some(rollback) => Ok((side("rollback", rollback), side("booted", &deployments[booted]))),
+        None => Err(Error::new(ErrorKind::NotFound, "No pending or rollback deployment to diff against")),
+    }
+}
+
+fn no_deployments() -> Error {
+    Error::new(ErrorKind::NotFound, "The sysroot has no deployments")
+}
+
+/// Shell globs: `*`, `?`, `[a-z]`, `[!a-z]`.
+fn glob(pattern: &str, text: &str) -> bool {
+    fn matches(p: &[char], t: &[char]) -> bool {
+        match p {
+            [] => t.is_empty(),
+            ['*', rest @ ..] => (0..=t.len()).any(|i| matches(rest, &t[i..])),
+            ['?', rest @ ..] => !t.is_empty() && matches(rest, &t[1..]),
+            ['[', rest @ ..] => match (rest.iter().skip(1).position(|c| *c == ']'), t) {
+                (Some(end), [c, t @ ..]) => in_set(&rest[..=end], *c) && matches(&rest[end + 2..], t),
+                (Some(_), []) => false,
+                (None, _) => t.first() == Some(&'[') && matches(rest, &t[1..]),
+            },
+            [c, rest @ ..] => t.first() == Some(c) && matches(rest, &t[1..]),
+        }
+    }
+    fn in_set(set: &[char], c: char) -> bool {
+        let (negated, mut set) = match set {
+            ['!' | '^', rest @ ..] if !rest.is_empty() => (true, rest),
+            _ => (false, set),
+        };
+        let mut found = false;
+        while let [first, rest @ ..] = set {
+            set = match rest {
+                ['-', last, rest @ ..] => {
+                    found |= (*first..=*last).contains(&c);
+                    rest
+                }
+                _ => {
+                    found |= *first == c;
+                    rest
+                }
+            };
+        }
+        found != negated
+    }
+    let chars = |s: &str| s.chars().collect::<Vec<_>>();
+    matches(&chars(pattern), &chars(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs() {
+        for (pattern, text, want) in [
+            ("htop", "htop", true),
+            ("h*", "htop", true),
+            ("*top", "htop", true),
+            ("h?op", "htop", true),
+            ("lib[a-c]*", "libc6", true),
+            ("lib[!c]6", "libc6", false),
+            ("[", "[", true),
+            ("[a", "[a", true),
+            ("[]", "[]", true),
+            ("", "", true),
+            ("?", "", false),
+            ("htop", "htop2", false),
+        ] {
+            assert_eq!(glob(pattern, text), want, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn which_deployments_are_compared() {
+        let list = |booted: &[bool]| -> Vec<DeploymentStatus> {
+            let one = |(i, b): (usize, &bool)| DeploymentStatus {
+                checksum: i.to_string(),
+                booted: *b,
+                ..DeploymentStatus::default()
+            };
+            booted.iter().enumerate().map(one).collect()
+        };
+        let text = |booted: &[bool]| {
+            default_sides(&list(booted)).map(|(a, b)| format!("{} > {}", a.text(), b.text())).unwrap_or_default()
+        };
+        assert_eq!(text(&[false, true, false]), "booted deployment (1) > pending deployment (0)");
+        assert_eq!(text(&[true, false]), "rollback deployment (1) > booted deployment (0)");
+        assert_eq!(text(&[false, false]), "rollback deployment (1) > pending deployment (0)");
+        assert_eq!((text(&[true]), text(&[false]), text(&[])), Default::default());
+    }
+}

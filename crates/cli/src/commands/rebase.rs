@@ -1,0 +1,118 @@
+//! `rebase REFSPEC [REVISION]`: another branch or remote under the same requests.
+
+use std::process::ExitCode;
+
+use apt_ostree_core::Error;
+use apt_ostree_core::model::origin::is_checksum;
+use apt_ostree_core::operation::{Options, Rebase, Verb};
+use clap::Args;
+
+use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes};
+use crate::args::{Failure, usage};
+
+#[derive(Debug, Args)]
+pub(crate) struct RebaseArgs {
+    /// REMOTE:BRANCH, BRANCH, REMOTE:, :BRANCH, a checksum, or /path/to/repo:REF
+    #[arg(value_name = "REFSPEC")]
+    refspec: Option<String>,
+    /// A commit of the branch, as for `deploy`
+    #[arg(value_name = "REVISION")]
+    revision: Option<String>,
+    #[command(flatten)]
+    stateroot: StaterootArg,
+    /// Rebase to branch BRANCH; use --remote to change remote as well
+    #[arg(short, long, value_name = "BRANCH")]
+    branch: Option<String>,
+    /// Rebase to current branch name using REMOTE; may also be combined with --branch
+    #[arg(short = 'm', long, value_name = "REMOTE")]
+    remote: Option<String>,
+    #[command(flatten)]
+    finish: FinishArgs,
+    #[command(flatten)]
+    fetch: FetchArgs,
+    #[command(flatten)]
+    packages: PackageArgs,
+    /// Keep previous refspec after rebase
+    #[arg(long)]
+    skip_purge: bool,
+    /// Forbid deployment of chronologically older trees
+    #[arg(long)]
+    disallow_downgrade: bool,
+    /// Human-readable description of custom origin
+    #[arg(long, value_name = "STR")]
+    custom_origin_description: Option<String>,
+    /// Machine-readable description of custom origin
+    #[arg(long, value_name = "STR")]
+    custom_origin_url: Option<String>,
+    /// Exit after printing the transaction
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Force a rebase even if an updates driver is registered
+    #[arg(long)]
+    bypass_driver: bool,
+    #[arg(long, hide = true)]
+    experimental: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prefixes of container image references (ostree-rs-ext).
+const CONTAINER_PREFIXES: &[&str] = &[
+    "ostree-unverified-registry:",
+    "ostree-unverified-image:",
+    "ostree-image-signed:",
+    "ostree-remote-registry:",
+    "ostree-remote-image:",
+];
+
+pub(crate) fn run(app: &App, args: RebaseArgs) -> Result<ExitCode, Failure> {
+    let refspec = args.refspec.unwrap_or_default();
+    let refspec = refspec.strip_prefix("ostree://").unwrap_or(&refspec).to_owned();
+    if refspec.is_empty() && args.branch.is_none() && args.remote.is_none() {
+        return usage("REFSPEC must be specified");
+    }
+    if !refspec.is_empty() && (args.branch.is_some() || args.remote.is_some()) {
+        return usage("Cannot specify both REFSPEC and --branch/--remote");
+    }
+    if CONTAINER_PREFIXES.iter().any(|p| refspec.starts_with(p)) {
+        return Err(Error::usage(format!(
+            "Container images are not available in this version as an origin: {refspec}"
+        ))
+        .hint("Rebase to an OSTree ref, REMOTE:BRANCH.")
+        .into());
+    }
+    if args.custom_origin_url.is_some() != args.custom_origin_description.is_some() {
+        return usage("--custom-origin-url and --custom-origin-description belong together");
+    }
+    if args.custom_origin_url.is_some() && !is_checksum(&refspec) {
+        return usage("--custom-origin-url and --custom-origin-description need a checksum as REFSPEC");
+    }
+    let verb = Verb::Rebase(Rebase {
+        refspec,
+        revision: args.revision,
+        branch: args.branch,
+        remote: args.remote,
+        skip_purge: args.skip_purge,
+        disallow_downgrade: args.disallow_downgrade,
+        custom_origin_url: args.custom_origin_url,
+        custom_origin_description: args.custom_origin_description,
+        changes: package_changes(args.packages)?,
+    });
+    app.transaction(
+        verb,
+        Transaction {
+            stateroot: args.stateroot.stateroot,
+            options: Options {
+                dry_run: args.dry_run,
+                download_only: args.fetch.download_only,
+                cache_only: args.fetch.cache_only,
+                reboot: args.finish.reboot,
+                lock_finalization: args.finish.lock_finalization,
+                ..Options::default()
+            },
+            json: args.json,
+            ..Transaction::default()
+        },
+    )
+}

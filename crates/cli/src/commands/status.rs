@@ -1,0 +1,344 @@
+//! `status`: the deployments, as text or JSON. Needs neither root nor a worker.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use apt_ostree_core::model::diff::PackageDiff;
+use apt_ostree_core::status::{ArchiveMeta, DeploymentStatus, SysrootReader, SysrootStatus, iso8601};
+use apt_ostree_core::{Error, db};
+use clap::Args;
+use serde_json::Value;
+use serde_json_path::JsonPath;
+
+use super::{App, UNCHANGED};
+use crate::args::{Failure, not_available, usage};
+use crate::render::{aligned_diff, key_value, version_line};
+use crate::terminal::Terminal;
+
+/// Columns of the keys: the longest one is `InactiveRemoteOverrides`.
+const WIDTH: usize = 23;
+
+#[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree status [OPTIONS]")]
+pub(crate) struct StatusArgs {
+    #[arg(hide = true)]
+    extra: Vec<String>,
+    #[arg(short, long, hide = true)]
+    pretty: bool,
+    /// Print additional fields (e.g. StateRoot)
+    #[arg(short, long)]
+    verbose: bool,
+    #[arg(short, long, hide = true)]
+    advisories: bool,
+    /// Output JSON
+    #[arg(long)]
+    json: bool,
+    /// Filter JSONPath expression
+    #[arg(short = 'J', long, value_name = "EXPRESSION")]
+    jsonpath: Option<String>,
+    /// Only print the booted deployment
+    #[arg(short, long)]
+    booted: bool,
+    /// If pending deployment available, exit 77
+    #[arg(long)]
+    pending_exit_77: bool,
+}
+
+pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
+    if let Some(extra) = args.extra.first() {
+        return usage(format!("Unexpected argument '{extra}'"));
+    }
+    if args.json && args.jsonpath.is_some() {
+        return usage("Cannot specify both --json and --jsonpath");
+    }
+    not_available(args.advisories, "--advisories", "security advisories are not recorded")?;
+    let path = match &args.jsonpath {
+        Some(text) => Some(JsonPath::parse(text).map_err(|e| Error::usage(format!("Invalid JSONPath '{text}': {e}")))?),
+        None => None,
+    };
+    let sysroot = SysrootReader::open(&app.sysroot()?)?;
+    let mut status = sysroot.status()?;
+    let pending = status.deployments.first().is_some_and(|d| !d.booted);
+    let diff = pending_diff(&sysroot, &status);
+    if args.booted {
+        status.deployments.retain(|d| d.booted);
+    }
+    if let Some(path) = path {
+        let document = serde_json::to_value(&status).map_err(Error::from)?;
+        app.print_json(&path.query(&document).all());
+    } else if args.json {
+        app.print_json(&status);
+    } else {
+        let text = Text { terminal: &app.terminal, verbose: args.verbose, diff };
+        app.terminal.print(&text.status(&status, args.booted));
+    }
+    Ok(if args.pending_exit_77 && pending { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
+}
+
+/// What the next boot changes; empty when nothing is booted or pending, or a package list is missing.
+fn pending_diff(sysroot: &SysrootReader, status: &SysrootStatus) -> PackageDiff {
+    let booted = status.deployments.iter().find(|d| d.booted);
+    let (Some(first), Some(booted)) = (status.deployments.first().filter(|d| !d.booted), booted) else {
+        return PackageDiff::default();
+    };
+    let list = |d: &DeploymentStatus| db::packages(sysroot.repo(), &d.checksum);
+    match (list(booted), list(first)) {
+        (Ok(old), Ok(new)) => PackageDiff::between(&old, &new),
+        _ => PackageDiff::default(),
+    }
+}
+
+struct Text<'a> {
+    terminal: &'a Terminal,
+    verbose: bool,
+    /// Of the first deployment against the booted one.
+    diff: PackageDiff,
+}
+
+impl Text<'_> {
+    fn status(&self, status: &SysrootStatus, booted_only: bool) -> String {
+        let mut text = String::from(if status.transaction.is_some() { "State: busy\n" } else { "State: idle\n" });
+        if self.verbose {
+            text += "AutomaticUpdates: disabled\n";
+        }
+        if let Some((title, ..)) = &status.transaction {
+            text += &format!("Transaction: {title}\n");
+        }
+        text += if booted_only { "BootedDeployment:\n" } else { "Deployments:\n" };
+        let stateroots: BTreeSet<_> = status.deployments.iter().map(|d| &d.osname).collect();
+        for (index, deployment) in status.deployments.iter().enumerate() {
+            if index > 0 {
+                text += "\n";
+            }
+            text += &self.deployment(deployment, index, stateroots.len() > 1);
+        }
+        text
+    }
+
+    fn deployment(&self, d: &DeploymentStatus, index: usize, several: bool) -> String {
+        let mut text = format!("{} {}", if d.booted { "●" } else { " " }, self.terminal.bold(&title(d)));
+        if self.verbose {
+            text += &format!(" (index: {index})");
+        }
+        text += "\n";
+        let mut one = |key: &str, value: &str| text += &key_value(WIDTH, key, &[value.to_owned()]);
+        if let Some(digest) = &d.container_image_reference_digest {
+            one("Digest", digest);
+        }
+        if let Some((_, description)) = d.custom_origin.as_ref().filter(|(_, d)| !d.is_empty()) {
+            one("CustomOrigin", description);
+        }
+        if let Some(error) = &d.remote_error {
+            one("OstreeRemoteStatus", &self.terminal.red(error));
+        }
+        if let Some(title) = d.base_commit_meta.get("ostree.source-title").and_then(Value::as_str) {
+            text += &format!("  {:>WIDTH$}  └ {title}\n", "");
+        }
+        text += &version_line(WIDTH, d.version.as_deref(), d.timestamp);
+        text += &self.commits(d);
+        text += &self.state(d, several);
+        text += &self.signatures(d);
+        if index == 0 && !d.booted && !self.diff.is_empty() {
+            text += &if self.verbose {
+                aligned_diff(WIDTH, &self.diff)
+            } else {
+                key_value(WIDTH, "Diff", &[self.diff.summary()])
+            };
+        }
+        text += &self.packages(d);
+        let mut one = |key: &str, value: &str| text += &key_value(WIDTH, key, &[value.to_owned()]);
+        if d.requests.regenerate_initramfs {
+            let args = d.requests.initramfs_args.as_deref().unwrap_or_default();
+            let args = args.iter().map(|a| quote(a)).collect::<Vec<_>>().join(" ");
+            one("Initramfs", if args.is_empty() { "regenerate" } else { &args });
+        }
+        if let Some(files) = d.requests.initramfs_etc.as_ref().filter(|f| !f.is_empty()) {
+            one("InitramfsEtc", &files.iter().map(|f| quote(f)).collect::<Vec<_>>().join(" "));
+        }
+        if d.pinned {
+            one("Pinned", "yes");
+        }
+        if d.unlocked != "none" {
+            one("Unlocked", &self.terminal.red(&d.unlocked));
+        }
+        if let Some(end) = &d.endoflife {
+            one("EndOfLife", &self.terminal.red(end));
+        }
+        text
+    }
+
+    fn commits(&self, d: &DeploymentStatus) -> String {
+        let ostree_or_verbose = d.container_image_reference.is_none() || self.verbose;
+        let commit = |key: &str, checksum: &str, archives: &[ArchiveMeta]| {
+            let mut lines = vec![checksum.to_owned()];
+            if self.verbose {
+                lines.extend(archive_tree(archives));
+            }
+            key_value(WIDTH, key, &lines)
+        };
+        let mut text = String::new();
+        if let Some(base) = &d.base_checksum {
+            if ostree_or_verbose {
+                text += &commit("BaseCommit", base, &d.base_archives);
+            }
+            if self.verbose {
+                text += &commit("Commit", &d.checksum, &d.layered_archives);
+            }
+        } else if ostree_or_verbose {
+            text += &commit("Commit", &d.checksum, &d.base_archives);
+        }
+        text
+    }
+
+    fn state(&self, d: &DeploymentStatus, several_stateroots: bool) -> String {
+        let mut text = String::new();
+        if self.verbose {
+            text += &key_value(WIDTH, "Staged", &[if d.staged { "yes" } else { "no" }.to_owned()]);
+        }
+        if self.verbose || several_stateroots {
+            text += &key_value(WIDTH, "StateRoot", std::slice::from_ref(&d.osname));
+        }
+        text
+    }
+
+    fn signatures(&self, d: &DeploymentStatus) -> String {
+        if d.gpg_enabled != Some(true) {
+            return String::new();
+        }
+        let all = d.signatures.as_deref().unwrap_or_default();
+        let mut lines: Vec<_> = all.iter().map(signature).collect();
+        if lines.is_empty() {
+            lines.push("(unsigned)".into());
+        } else if self.verbose {
+            let s = if all.len() == 1 { "" } else { "s" };
+            lines.insert(0, format!("{} signature{s}", all.len()));
+            let made = |s: &Value| {
+                Some(format!(
+                    "  made {} by {} <{}>",
+                    iso8601(s.get(6)?.as_u64()?),
+                    s.get(10)?.as_str()?,
+                    s.get(11)?.as_str()?
+                ))
+            };
+            lines.extend(all.iter().filter_map(made));
+        }
+        key_value(WIDTH, "GPGSignature", &lines)
+    }
+
+    fn packages(&self, d: &DeploymentStatus) -> String {
+        let mut text = String::new();
+        let r = &d.requests;
+        let removed: Vec<_> = d.base_removals.iter().map(|p| p.nevra().to_owned()).collect();
+        text += &self.list("RemovedBasePackages", removed);
+        if self.verbose {
+            let gone = |name: &String| d.base_removals.iter().any(|p| p.name() == name);
+            text += &self.list("InactiveBaseRemovals", without(&r.requested_base_removals, gone));
+        }
+        text += &key_value(WIDTH, "LocalOverrides", &overrides(d));
+        if self.verbose {
+            let active = |nevra: &String| d.base_local_replacements.iter().any(|(new, _)| new.nevra() == nevra);
+            let inactive = without(&r.requested_base_local_replacements, active);
+            text += &self.list("InactiveLocalOverrides", inactive);
+        }
+        let upgrades: Vec<_> =
+            d.base_upgrades.iter().map(|(old, new, why)| format!("{old} -> {new} ({why})")).collect();
+        text += &key_value(WIDTH, "BaseUpgrades", &upgrades);
+        if self.verbose {
+            let inactive = without(&r.requested_packages, |name| d.packages.contains(name));
+            text += &self.list("InactiveRequests", inactive);
+        }
+        text += &self.list("LayeredPackages", d.packages.clone());
+        text += &self.list("LocalPackages", r.requested_local_packages.clone());
+        text += &self.list("LocalForcedPackages", r.requested_local_fileoverride_packages.clone());
+        text
+    }
+
+    /// Sorted without regard to case, quoted for a shell, wrapped to the terminal.
+    fn list(&self, key: &str, mut items: Vec<String>) -> String {
+        items.sort_by_key(|s| s.to_lowercase());
+        let items: Vec<_> = items.iter().map(|s| quote(s)).collect();
+        key_value(WIDTH, key, &wrap(&items, self.terminal.width().saturating_sub(WIDTH + 4)))
+    }
+}
+
+/// What the deployment comes from.
+fn title(d: &DeploymentStatus) -> String {
+    let custom = d.custom_origin.as_ref().map(|(url, _)| url).filter(|u| !u.is_empty());
+    custom.or(d.container_image_reference.as_ref()).or(d.origin.as_ref()).unwrap_or(&d.checksum).clone()
+}
+
+fn without(items: &[String], drop: impl Fn(&String) -> bool) -> Vec<String> {
+    items.iter().filter(|s| !drop(s)).cloned().collect()
+}
+
+/// `name… OLD -> NEW`: packages replaced from one version to the same other one share a line.
+fn overrides(d: &DeploymentStatus) -> Vec<String> {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for (new, old) in &d.base_local_replacements {
+        let change = format!("{} -> {}", old.evr(), new.evr());
+        match groups.iter_mut().find(|(c, _)| *c == change) {
+            Some((_, names)) => names.push(new.name()),
+            None => groups.push((change, vec![new.name()])),
+        }
+    }
+    groups.into_iter().map(|(change, names)| format!("{} {change}", names.join(" "))).collect()
+}
+
+/// `├─ suite/component (time)`; the last one closes the tree.
+fn archive_tree(archives: &[ArchiveMeta]) -> Vec<String> {
+    let last = archives.len().saturating_sub(1);
+    let line = |(index, a): (usize, &ArchiveMeta)| {
+        let branch = if index == last { "└─" } else { "├─" };
+        let component = if a.component.is_empty() || a.id.ends_with(&a.component) {
+            String::new()
+        } else {
+            format!("/{}", a.component)
+        };
+        format!("{branch} {}{component} ({})", a.id, iso8601(a.timestamp))
+    };
+    archives.iter().enumerate().map(line).collect()
+}
+
+/// One line about libostree's result tuple.
+fn signature(tuple: &Value) -> String {
+    let truth = |i: usize| tuple.get(i).and_then(Value::as_bool).unwrap_or_default();
+    let fingerprint = tuple.get(5).and_then(Value::as_str).unwrap_or_default();
+    let (valid, expired, key_expired, key_revoked, key_missing) = (truth(0), truth(1), truth(2), truth(3), truth(4));
+    if valid {
+        format!("Valid signature by {fingerprint}")
+    } else if key_missing {
+        "Can't check signature: public key not found".into()
+    } else if expired {
+        format!("Expired signature by {fingerprint}")
+    } else if key_expired {
+        format!("Signature by expired key {fingerprint}")
+    } else if key_revoked {
+        format!("Signature by revoked key {fingerprint}")
+    } else {
+        format!("BAD signature by {fingerprint}")
+    }
+}
+
+/// As a shell takes it back.
+fn quote(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._/=:@%+,~".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Fills lines of `width` characters; a longer word has a line of its own.
+fn wrap(words: &[String], width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.clone()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,83 @@
+//! `upgrade`: moves to the newest base and the newest layered packages.
+
+use std::process::ExitCode;
+
+use apt_ostree_core::operation::{Options, Verb};
+use clap::Args;
+
+use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes};
+use crate::args::{Failure, usage};
+
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    #[command(flatten)]
+    stateroot: StaterootArg,
+    #[command(flatten)]
+    finish: FinishArgs,
+    #[command(flatten)]
+    fetch: FetchArgs,
+    #[command(flatten)]
+    packages: PackageArgs,
+    /// Permit deployment of chronologically older trees
+    #[arg(long)]
+    allow_downgrade: bool,
+    /// Just preview package differences
+    #[arg(long, alias = "check-diff")]
+    preview: bool,
+    /// Just check if an upgrade is available
+    #[arg(long)]
+    check: bool,
+    /// Exit after printing the transaction
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// If no new deployment made, exit 77
+    #[arg(long, alias = "upgrade-unchanged-exit-77")]
+    unchanged_exit_77: bool,
+    /// For automated use only; triggered by automatic timer
+    #[arg(long, hide = true)]
+    trigger_automatic_update_policy: bool,
+    /// Force an upgrade even if an updates driver is registered
+    #[arg(long)]
+    bypass_driver: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(app: &App, args: UpgradeArgs) -> Result<ExitCode, Failure> {
+    if args.finish.reboot && (args.preview || args.check) {
+        return usage(format!("cannot specify both --reboot and --{}", if args.preview { "preview" } else { "check" }));
+    }
+    let package_args = !args.packages.install.is_empty() || !args.packages.uninstall.is_empty();
+    if (args.preview || args.check) && package_args {
+        return usage("Cannot specify both --preview and --install/--uninstall");
+    }
+    if args.trigger_automatic_update_policy {
+        // There is no policy but "none".
+        app.sysroot()?;
+        app.terminal.line("Automatic updates are not enabled; exiting...");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (preview, check) = (args.preview, args.check && !args.preview);
+    let changes = package_changes(args.packages)?;
+    let verb = Verb::Upgrade { changes, allow_downgrade: args.allow_downgrade, check, preview };
+    app.transaction(
+        verb,
+        Transaction {
+            stateroot: args.stateroot.stateroot,
+            options: Options {
+                dry_run: args.dry_run,
+                download_only: args.fetch.download_only,
+                cache_only: args.fetch.cache_only,
+                reboot: args.finish.reboot,
+                lock_finalization: args.finish.lock_finalization,
+                ..Options::default()
+            },
+            unchanged_exit_77: args.unchanged_exit_77,
+            json: args.json,
+            check,
+            preview,
+            ..Transaction::default()
+        },
+    )
+}

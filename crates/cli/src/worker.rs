@@ -1,0 +1,197 @@
+//! The parent's side of a transaction: starts the worker process, shows its events, hands back its report.
+//!
+//! Protocol: one JSON document, a [`Job`], on the worker's stdin, which is then closed; on its stdout one JSON object a
+//! line, any number of events (`{"event":…}`), at last one of `{"report":…}` and `{"error":…}`. Its stderr is the user's.
+//! The worker leads a process group and has a mount namespace of its own, so that nothing it mounts or starts outlives
+//! it: cancelling is SIGTERM to the group, and SIGKILL after [`GRACE`].
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use apt_ostree_core::event::Event;
+use apt_ostree_core::operation::{Report, Request};
+use apt_ostree_core::{Context, Error, ErrorKind, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::commands::compose::ComposeTreeOptions;
+use crate::terminal::Terminal;
+
+/// What a worker is asked to do.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Job {
+    Transaction(Box<Request>),
+    ComposeTree(Box<ComposeTreeOptions>),
+}
+
+/// One line of the worker's stdout.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Line {
+    Event(Event),
+    Report { report: Box<Report> },
+    Error { error: Error },
+}
+
+/// How long the worker may clean up after SIGTERM.
+const GRACE: Duration = Duration::from_secs(10);
+
+enum Message {
+    Line(String),
+    End,
+    Signal(i32),
+}
+
+/// Runs the job to its end.
+pub(crate) fn run(job: &Job, terminal: &Terminal) -> Result<Report> {
+    let (sender, messages) = channel();
+    // Before the worker is there, so that no signal is missed.
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context(|| "Catching signals")?;
+    let handle = signals.handle();
+    let from_signals = sender.clone();
+    std::thread::spawn(move || signals.forever().all(|signal| from_signals.send(Message::Signal(signal)).is_ok()));
+    let outcome = spawn(job).and_then(|(child, stdout)| {
+        read_lines(stdout, sender);
+        Worker { child, cancelled_at: None }.wait(&messages, terminal)
+    });
+    handle.close();
+    if outcome.is_err() {
+        terminal.drop_tasks();
+    }
+    outcome
+}
+
+fn spawn(job: &Job) -> Result<(Child, ChildStdout)> {
+    let exe = std::env::current_exe().context(|| "Finding the path of this program")?;
+    // unshare(1) becomes the worker by exec, so the process started here is the worker.
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "--"]).arg(exe);
+        command
+    } else {
+        Command::new(exe)
+    };
+    let mut child = command
+        .arg("worker")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .context(|| "Starting the worker process")?;
+    let document = serde_json::to_vec(job).context(|| "Writing the request")?;
+    let stdin = child.stdin.take();
+    // A worker that is gone already says why by its exit status.
+    let _ = stdin.expect("stdin is piped").write_all(&document);
+    let stdout = child.stdout.take().expect("stdout is piped");
+    Ok((child, stdout))
+}
+
+fn read_lines(stdout: ChildStdout, sender: Sender<Message>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let Ok(line) = line else { break };
+            if sender.send(Message::Line(String::from_utf8_lossy(&line).into_owned())).is_err() {
+                return;
+            }
+        }
+        let _ = sender.send(Message::End);
+    });
+}
+
+struct Worker {
+    child: Child,
+    /// When SIGTERM was sent.
+    cancelled_at: Option<Instant>,
+}
+
+impl Worker {
+    fn wait(mut self, messages: &Receiver<Message>, terminal: &Terminal) -> Result<Report> {
+        let mut answer = None;
+        loop {
+            let message = match self.cancelled_at {
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => messages.recv_timeout(GRACE.saturating_sub(at.elapsed())),
+            };
+            match message {
+                Ok(Message::Line(line)) => match serde_json::from_str(&line) {
+                    Ok(Line::Event(event)) => terminal.event(&event),
+                    Ok(Line::Report { report }) => answer = Some(Ok(*report)),
+                    Ok(Line::Error { error }) => answer = Some(Err(error)),
+                    // Something in the worker wrote to its stdout: not for us, but not lost either.
+                    Err(_) => terminal.notice(&line),
+                },
+                Ok(Message::Signal(signal)) => self.cancel(signal, terminal),
+                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.signal(Signal::KILL);
+                    break;
+                }
+            }
+        }
+        let status = self.child.wait().context(|| "Waiting for the worker process")?;
+        if self.cancelled_at.is_some() {
+            // Children that left the worker's control but not its group.
+            self.signal(Signal::KILL);
+        }
+        match answer {
+            Some(answer) => answer,
+            None if self.cancelled_at.is_some() => Err(Error::new(ErrorKind::Cancelled, "Transaction cancelled")),
+            None => Err(died(status)),
+        }
+    }
+
+    fn cancel(&mut self, signal: i32, terminal: &Terminal) {
+        if self.cancelled_at.is_some() {
+            // Asked twice: do not wait any longer.
+            return self.signal(Signal::KILL);
+        }
+        terminal.drop_tasks();
+        let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+        terminal.notice(&format!("Caught {name}, cancelling transaction"));
+        self.signal(Signal::TERM);
+        self.cancelled_at = Some(Instant::now());
+    }
+
+    /// To the whole process group; an empty one is fine.
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+}
+
+fn died(status: ExitStatus) -> Error {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no status".to_owned(),
+    };
+    let error = Error::failed(format!("The worker process ended without a report ({how})"))
+        .hint("Nothing was changed: a new deployment appears only once it is complete.");
+    if status.signal() == Some(9) {
+        return error.hint("The kernel kills processes when memory runs out; `journalctl -k` would say so.");
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_told_apart() {
+        let parse = |text: &str| serde_json::from_str::<Line>(text).unwrap();
+        assert!(matches!(parse(r#"{"event":"task-begin","text":"x"}"#), Line::Event(Event::TaskBegin { .. })));
+        let report = serde_json::to_string(&Line::Report { report: Box::default() }).unwrap();
+        assert!(matches!(parse(&report), Line::Report { .. }), "{report}");
+        let error = serde_json::to_string(&Line::Error { error: Error::failed("x") }).unwrap();
+        assert!(matches!(parse(&error), Line::Error { .. }), "{error}");
+        assert!(serde_json::from_str::<Line>("Reading database ...").is_err());
+    }
+}
