@@ -12,7 +12,10 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use apt_ostree_core::event::{Event, EventSink};
-use apt_ostree_core::operation::Report;
+use apt_ostree_apt::AptSource;
+use apt_ostree_core::operation::transaction::Ports;
+use apt_ostree_core::operation::{self, Report, compose_tree};
+use apt_ostree_core::sandbox::bubblewrap::Bubblewrap;
 use apt_ostree_core::{Context, Error, Result};
 
 use crate::worker::{Job, Line};
@@ -78,11 +81,15 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
         .hint("Nothing was changed: a new deployment appears only once it is complete.")
 }
 
-/// Does the job.
-fn run_request(job: &Job, _events: &dyn EventSink) -> Result<Report> {
-    let what = match job {
-        Job::Transaction(_) => "transactions",
-        Job::ComposeTree(_) => "compose tree",
-    };
-    Err(Error::failed(format!("The engine for {what} is not wired")))
+/// Hands the job to the engine with the real ports: libapt and bubblewrap.
+fn run_request(job: &Job, events: &dyn EventSink) -> Result<Report> {
+    let mut packages = AptSource::new();
+    let ports = Ports { packages: &mut packages, sandbox: &Bubblewrap, events };
+    match job {
+        Job::Transaction(request) => operation::run(request, ports),
+        Job::ComposeTree(options) => {
+            let (compose, options) = options.to_engine()?;
+            compose_tree::execute(&compose, &options, ports)
+        }
+    }
 }

@@ -13,11 +13,13 @@
 //! let stanza = archive.sources("stable"); // a deb822 .sources stanza with Signed-By
 //! ```
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
@@ -39,6 +41,8 @@ pub struct Archive {
     arches: Vec<String>,
     origin: String,
     suites: BTreeMap<String, Suite>,
+    /// Modification time of what was published last. HTTP and apt compare whole seconds: a later state must have a later one.
+    clock: Cell<SystemTime>,
 }
 
 impl Archive {
@@ -54,6 +58,7 @@ impl Archive {
             arches: vec!["amd64".into(), "i386".into()],
             origin: "Testkit".into(),
             suites: BTreeMap::new(),
+            clock: Cell::new(SystemTime::now() - Duration::from_secs(3600)),
         };
         run(archive.gpg().args([
             "--quick-generate-key",
@@ -163,6 +168,24 @@ impl Archive {
         let release = dist.join("Release");
         run(self.gpg().args(["--armor", "--detach-sign", "--output"]).arg(dist.join("Release.gpg")).arg(&release));
         run(self.gpg().args(["--clear-sign", "--output"]).arg(dist.join("InRelease")).arg(&release));
+        self.advance(dist);
+    }
+
+    /// Gives everything below a directory a later modification time than anything published before.
+    fn advance(&self, dist: &Path) {
+        self.clock.set(self.clock.get() + Duration::from_secs(1));
+        let mut rest = vec![dist.to_owned()];
+        while let Some(dir) = rest.pop() {
+            for entry in fs::read_dir(&dir).expect("a readable archive").flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    rest.push(path);
+                } else {
+                    let file = fs::File::options().write(true).open(&path).expect("a writable archive");
+                    file.set_modified(self.clock.get()).expect("an own file");
+                }
+            }
+        }
     }
 
     fn gpg(&self) -> Command {
@@ -209,6 +232,7 @@ impl Archive {
             assert_ne!(text, broken, "{}: nothing to break", path.display());
             fs::write(path, broken).expect("a writable archive");
         }
+        self.advance(&dist);
     }
 
     /// Breaks it: signs a suite with a key that nobody knows.
@@ -216,6 +240,7 @@ impl Archive {
         let scratch = tempfile::tempdir().expect("a temporary directory");
         let stranger = Self::new(scratch.path());
         stranger.sign(&self.dir.join("dists").join(suite));
+        self.advance(&self.dir.join("dists").join(suite));
     }
 
     /// Breaks it: flips bytes in the middle of the published .debs of that name, size unchanged.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use apt_ostree_core::{Context, Error};
+use apt_ostree_core::operation::Options;
+use apt_ostree_core::operation::compose_tree::ComposeTree;
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +63,52 @@ pub(crate) struct ComposeTreeOptions {
     pub(crate) lockfile_strict: bool,
     /// Content of /var that nothing accounts for is an error.
     pub(crate) strict_var: bool,
+}
+
+impl ComposeTreeOptions {
+    /// The engine's view of it.
+    pub(crate) fn to_engine(&self) -> apt_ostree_core::Result<(ComposeTree, Options)> {
+        let compose = ComposeTree {
+            treefile: self.treefile.clone(),
+            repo: self.repo.clone(),
+            cachedir: self.cachedir.clone(),
+            workdir: self.workdir.clone(),
+            print_only: self.print_only,
+            force_nocache: self.force_nocache,
+            strict_var: self.strict_var,
+            add_metadata_string: self.add_metadata_string.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+            add_metadata_from_json: self.add_metadata_from_json.clone(),
+            parent: self.parent.clone(),
+            no_parent: self.no_parent,
+            write_commitid_to: self.write_commitid_to.clone(),
+            write_composejson_to: self.write_composejson_to.clone(),
+            touch_if_changed: self.touch_if_changed.clone(),
+            arch: native_architecture()?,
+            host_root: self.source_root.clone().unwrap_or_else(|| PathBuf::from("/")),
+            timestamp: timestamp()?,
+        };
+        let options = Options {
+            dry_run: self.dry_run,
+            download_only: self.download_only,
+            cache_only: self.cache_only,
+            ..Options::default()
+        };
+        Ok((compose, options))
+    }
+}
+
+/// dpkg(1) of this machine knows what it is.
+fn native_architecture() -> apt_ostree_core::Result<String> {
+    let output = std::process::Command::new("dpkg").arg("--print-architecture").output().context(|| "Running dpkg")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// `SOURCE_DATE_EPOCH`, else now. Seconds since the epoch.
+fn timestamp() -> apt_ostree_core::Result<u64> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text.parse().map_err(|_| Error::usage(format!("SOURCE_DATE_EPOCH is not a number of seconds: '{text}'"))),
+        Err(_) => Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())),
+    }
 }
 
 #[derive(Debug, Args)]

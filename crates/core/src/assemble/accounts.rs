@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
 use crate::model::accounts::{
-    Account, AccountKind, Group, IDS_LOCK, IdLock, Passwd, Record, SYSUSERS_CONF, Shadow, Table, UserNames, is_system_id,
-    render_sysusers,
+    Account, AccountKind, Group, IDS_LOCK, IdLock, Passwd, Record, SYSUSERS_CONF, Shadow, Table, UserNames,
+    is_system_id, render_sysusers,
 };
 use crate::model::layout::DPKG_ADMINDIR;
 
@@ -104,7 +104,10 @@ pub fn seed(tree_etc: &Path, machine_etc: Option<&Path>, lock: &IdLock) -> Resul
         }
     }
     if !problems.is_empty() {
-        return Err(collision(&problems, "The image contradicts its own id lock; compose it again from its previous commit."));
+        return Err(collision(
+            &problems,
+            "The image contradicts its own id lock; compose it again from its previous commit.",
+        ));
     }
     if let Some(machine_etc) = machine_etc {
         let machine = AccountFiles::read(machine_etc)?;
@@ -314,7 +317,8 @@ pub fn check_owners(tree: &Path, scope: Scope<'_>) -> Result<()> {
         Scope::Tree => {
             let mut pending = vec![PathBuf::new()];
             while let Some(directory) = pending.pop() {
-                let list = fs::read_dir(tree.join(&directory)).context(|| format!("Reading /{}", directory.display()))?;
+                let list =
+                    fs::read_dir(tree.join(&directory)).context(|| format!("Reading /{}", directory.display()))?;
                 for entry in list {
                     let entry = entry?;
                     let rel = directory.join(entry.file_name());
@@ -362,7 +366,9 @@ pub fn layer_id_overrides(tree_etc: &Path) -> Result<Vec<OverrideFile>> {
     if let Some(text) = read_optional(&tree_etc.join("adduser.conf"))? {
         let keys = ["UID_POOL", "GID_POOL", "RESERVE_UID_POOL", "RESERVE_GID_POOL"];
         let mut text = without_settings(&text, &keys, |line| line.split('=').next());
-        text.push_str(&format!("UID_POOL={ADDUSER_POOL}\nGID_POOL={ADDUSER_POOL}\nRESERVE_UID_POOL=yes\nRESERVE_GID_POOL=yes\n"));
+        text.push_str(&format!(
+            "UID_POOL={ADDUSER_POOL}\nGID_POOL={ADDUSER_POOL}\nRESERVE_UID_POOL=yes\nRESERVE_GID_POOL=yes\n"
+        ));
         files.push(OverrideFile { target: "/etc/adduser.conf", package: Some("adduser"), text });
         let reserved = SYSTEM_IDS.filter(|id| !LAYER_IDS.contains(id));
         let pool: Vec<String> = reserved.map(|id| format!("apt-ostree-reserved-{id}:{id}")).collect();

@@ -50,7 +50,10 @@ impl DpkgRun<'_> {
         let mut script = String::from("set -e\n");
         let dpkg = self.command();
         if !self.preseed.is_empty() {
-            script.push_str(&format!("if [ -x /usr/bin/debconf-set-selections ]; then debconf-set-selections <<'ANSWERS'\n{}\nANSWERS\nfi\n", self.preseed.trim_end()));
+            script.push_str(&format!(
+                "if [ -x /usr/bin/debconf-set-selections ]; then debconf-set-selections <<'ANSWERS'\n{}\nANSWERS\nfi\n",
+                self.preseed.trim_end()
+            ));
         }
         if !remove.is_empty() {
             script.push_str(&format!("{dpkg} --force-depends --remove {}\n", remove.join(" ")));

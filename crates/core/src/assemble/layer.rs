@@ -41,7 +41,13 @@ pub struct LayerInput<'a> {
 }
 
 /// Assembles the tree and commits it. Returns the checksum; no ref and no deployment points at it yet.
-pub fn assemble(input: &LayerInput<'_>, scratch: &Path, repo: &Repo, sandbox: &dyn Sandbox, events: &dyn EventSink) -> Result<String> {
+pub fn assemble(
+    input: &LayerInput<'_>,
+    scratch: &Path,
+    repo: &Repo,
+    sandbox: &dyn Sandbox,
+    events: &dyn EventSink,
+) -> Result<String> {
     refuse_kernel(input.plan)?;
     let quirks = load_quirks(input)?;
     let mut overlay = Overlay::mount(input.base_tree, &scratch.join("overlay"))?;
@@ -82,7 +88,13 @@ struct Tree {
 }
 
 impl Tree {
-    fn prepare(input: &LayerInput<'_>, overlay: &Overlay, scratch: &Path, quirks: Active, sandbox: &dyn Sandbox) -> Result<Self> {
+    fn prepare(
+        input: &LayerInput<'_>,
+        overlay: &Overlay,
+        scratch: &Path,
+        quirks: Active,
+        sandbox: &dyn Sandbox,
+    ) -> Result<Self> {
         let root = overlay.root();
         let var = scratch.join("var");
         fs::create_dir_all(&var)?;
@@ -141,7 +153,9 @@ impl Tree {
         let result = events.task("Installing packages", || run.execute(&input.plan.install, &remove, sandbox, events));
         let log = fs::read_to_string(self.runtime.join(quirks::LOG_NAME)).unwrap_or_default();
         for used in quirks::uses(&log) {
-            events.emit(Event::Output { line: format!("quirk: {} {} called {}", used.package, used.script, used.command) });
+            events.emit(Event::Output {
+                line: format!("quirk: {} {} called {}", used.package, used.script, used.command),
+            });
         }
         result
     }
@@ -157,13 +171,18 @@ impl Tree {
         }
         mark_automatic(&self.root, input.plan)?;
         let mut dropped = self.quirks.drop_files(&self.root, &self.var, &|path| {
-            let path = path.strip_prefix("etc/").map_or_else(|| PathBuf::from(path), |rest| Path::new("usr/etc").join(rest));
+            let path =
+                path.strip_prefix("etc/").map_or_else(|| PathBuf::from(path), |rest| Path::new("usr/etc").join(rest));
             fs::symlink_metadata(input.base_tree.join(path)).is_ok()
         })?;
         let changed = changed_paths(&overlay.upper())?;
         drop_conffile_leftovers(&self.root, &changed, events)?;
-        let etc: BTreeSet<String> =
-            changed.iter().filter_map(|p| p.strip_prefix("usr/").ok()).filter(|p| p.starts_with("etc")).map(|p| p.to_string_lossy().into_owned()).collect();
+        let etc: BTreeSet<String> = changed
+            .iter()
+            .filter_map(|p| p.strip_prefix("usr/").ok())
+            .filter(|p| p.starts_with("etc"))
+            .map(|p| p.to_string_lossy().into_owned())
+            .collect();
         dropped.extend(state::scrub_etc(&self.root, Some(&etc))?);
         let names = accounts::tree_names(&self.root)?;
         let options = CaptureOptions { conf_name: state::LAYER_VAR_CONF };
@@ -177,7 +196,9 @@ impl Tree {
         }
         let lock = accounts::capture(&self.root, &self.lock)?;
         for account in accounts::outside_layer_range(&self.lock, &lock) {
-            events.emit(Event::Output { line: format!("account {} has the number {} of the base's range", account.name, account.id) });
+            events.emit(Event::Output {
+                line: format!("account {} has the number {} of the base's range", account.name, account.id),
+            });
         }
         let paths: Vec<PathBuf> = changed.into_iter().collect();
         accounts::check_owners(&self.root, Scope::Paths(&paths))?;
@@ -192,22 +213,29 @@ fn fill_var(root: &Path, var: &Path, binds: &[Bind], sandbox: &dyn Sandbox) -> R
     let spec = SandboxSpec { root: root.to_owned(), binds: binds.to_vec(), env: Vec::new() };
     let output = sandbox.run(&spec, &["systemd-tmpfiles", "--create", "--prefix=/var"], &mut |_| ())?;
     if fs::symlink_metadata(var.join("lib/dpkg")).is_err() {
-        return Err(Error::failed(format!("The tmpfiles.d of the base make no /var/lib/dpkg: {}", output.tail.join("; ")))
-            .hint("Bases for layering are made by `apt-ostree compose tree`."));
+        return Err(Error::failed(format!(
+            "The tmpfiles.d of the base make no /var/lib/dpkg: {}",
+            output.tail.join("; ")
+        ))
+        .hint("Bases for layering are made by `apt-ostree compose tree`."));
     }
     Ok(())
 }
 
 fn load_quirks(input: &LayerInput<'_>) -> Result<Active> {
-    let packages: Vec<PackageId> = input.plan.install.iter().map(|p| p.id.clone()).chain(input.base_packages.iter().cloned()).collect();
+    let packages: Vec<PackageId> =
+        input.plan.install.iter().map(|p| p.id.clone()).chain(input.base_packages.iter().cloned()).collect();
     Quirks::load(input.quirk_dirs.first().map(PathBuf::as_path))?.for_packages(&packages)
 }
 
 /// A deployment boots one kernel, and the base has it.
 fn refuse_kernel(plan: &Plan) -> Result<()> {
     match plan.install.iter().find(|p| plan::is_kernel(&p.id.name)) {
-        Some(package) => Err(Error::usage(format!("{} is a kernel; the base image has the one kernel a deployment boots", package.id))
-            .hint("Kernels come with the base image: upgrade or rebase it.")),
+        Some(package) => Err(Error::usage(format!(
+            "{} is a kernel; the base image has the one kernel a deployment boots",
+            package.id
+        ))
+        .hint("Kernels come with the base image: upgrade or rebase it.")),
         None => Ok(()),
     }
 }
@@ -254,9 +282,13 @@ fn changed_paths(upper: &Path) -> Result<BTreeSet<PathBuf>> {
 fn drop_conffile_leftovers(root: &Path, changed: &BTreeSet<PathBuf>, events: &dyn EventSink) -> Result<()> {
     for path in changed {
         let name = path.to_string_lossy();
-        if path.starts_with("usr/etc") && [".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp"].iter().any(|e| name.ends_with(e)) {
+        if path.starts_with("usr/etc")
+            && [".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp"].iter().any(|e| name.ends_with(e))
+        {
             fs::remove_file(root.join(path)).context(|| format!("Removing {name}"))?;
-            events.emit(Event::Output { line: format!("dropped /{name}: the image's own version of this conffile stays") });
+            events.emit(Event::Output {
+                line: format!("dropped /{name}: the image's own version of this conffile stays"),
+            });
         }
     }
     Ok(())

@@ -84,8 +84,10 @@ pub struct Quirks {
 impl Quirks {
     /// The built-in rules and those of `directory`, if it is given and there. Errors name file and line.
     pub fn load(directory: Option<&Path>) -> Result<Self> {
-        let mut files: BTreeMap<String, (String, String)> =
-            BUILT_IN.iter().map(|(name, text)| ((*name).to_owned(), ((*name).to_owned(), (*text).to_owned()))).collect();
+        let mut files: BTreeMap<String, (String, String)> = BUILT_IN
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), ((*name).to_owned(), (*text).to_owned())))
+            .collect();
         for path in directory.map(yaml_files).transpose()?.unwrap_or_default() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let text = fs::read_to_string(&path).context(|| format!("Reading {}", path.display()))?;
@@ -116,8 +118,11 @@ impl Quirks {
             let everyone = rule.package == "*" && rule.version.is_none();
             let first = packages.iter().find(|p| concerns(rule, p));
             if let (Action::Refuse { message }, Some(package)) = (&rule.action, first) {
-                return Err(Error::new(ErrorKind::Unsatisfiable, format!("{package} cannot be part of an image: {message}"))
-                    .hint(format!("The rule is {} ({}).", rule.origin, rule.reason)));
+                return Err(Error::new(
+                    ErrorKind::Unsatisfiable,
+                    format!("{package} cannot be part of an image: {message}"),
+                )
+                .hint(format!("The rule is {} ({}).", rule.origin, rule.reason)));
             }
             if everyone || first.is_some() {
                 rules.push(rule.clone());
@@ -297,7 +302,13 @@ fn shim_script(target: &str, rules: &[(&Quirk, Option<&str>, bool)], bind: bool)
             script => script,
         };
         let body = with.unwrap_or("note\nexit 0\n");
-        text.push_str(&format!("*/{}/{script})\n# {} ({})\n{}\n;;\n", rule.package, rule.reason, rule.origin, body.trim_end()));
+        text.push_str(&format!(
+            "*/{}/{script})\n# {} ({})\n{}\n;;\n",
+            rule.package,
+            rule.reason,
+            rule.origin,
+            body.trim_end()
+        ));
         through &= !(rule.package == "*" && script == "*");
     }
     text.push_str("esac\n");
@@ -470,10 +481,9 @@ impl<'a, 'input> RuleReader<'a, 'input> {
         }
         let bind = match self.keys.get("bind") {
             None => false,
-            Some(node) => node
-                .data
-                .as_bool()
-                .ok_or_else(|| self.error(node.span.start.line(), "bind must be true or false"))?,
+            Some(node) => {
+                node.data.as_bool().ok_or_else(|| self.error(node.span.start.line(), "bind must be true or false"))?
+            }
         };
         Ok(Action::Shim { paths, with: self.optional("with")?, bind })
     }
@@ -507,7 +517,10 @@ mod tests {
         for program in ["update-initramfs", "systemctl", "udevadm", "ischroot", "policy-rc.d"] {
             assert!(shims.iter().any(|s| s.name() == program), "{program}");
         }
-        assert_eq!(shims.iter().filter(|s| s.bind).map(|s| s.target.as_str()).collect::<Vec<_>>(), ["/usr/sbin/policy-rc.d"]);
+        assert_eq!(
+            shims.iter().filter(|s| s.bind).map(|s| s.target.as_str()).collect::<Vec<_>>(),
+            ["/usr/sbin/policy-rc.d"]
+        );
         assert!(shims.iter().all(|s| s.target.starts_with("/usr/")), "paths are those of the merged /usr");
     }
 
@@ -528,7 +541,10 @@ mod tests {
             ("- package: a\n  action: shim\n  reason: r\n", "q.yaml:1: the rule has no paths"),
             ("- package: a\n  action: dance\n  reason: r\n", "q.yaml:1: unknown action dance"),
             ("- package: a\n  action: refuse\n  message: [x]\n  reason: r\n", "q.yaml:3: message must be a string"),
-            ("- package: a\n  action: preseed\n  lines: [a]\n  paths: [/x]\n  reason: r\n", "q.yaml:4: paths does not belong"),
+            (
+                "- package: a\n  action: preseed\n  lines: [a]\n  paths: [/x]\n  reason: r\n",
+                "q.yaml:4: paths does not belong",
+            ),
             ("- package: a\n  action: drop-files\n  files: [../x]\n  reason: r\n", "../x is not a path"),
             ("- package: 'a;b'\n  action: preseed\n  lines: []\n  reason: r\n", "not a pattern of package names"),
             ("package: a\n", "q.yaml:1: a quirk file is a list"),
@@ -551,7 +567,8 @@ mod tests {
         )
         .unwrap();
         let quirks = Quirks::load(Some(directory.path())).unwrap();
-        let active = quirks.for_packages(&[PackageId::new("x", "1", "all"), PackageId::new("man-db", "1", "all")]).unwrap();
+        let active =
+            quirks.for_packages(&[PackageId::new("x", "1", "all"), PackageId::new("man-db", "1", "all")]).unwrap();
         assert_eq!(active.preseed(), "");
         assert_eq!(active.skipped_scripts().collect::<Vec<_>>(), [("x", "postinst", "it phones home")]);
         assert!(Quirks::load(Some(Path::new("/nonexistent"))).is_ok());

@@ -236,15 +236,8 @@ pub fn capture_var(
     options: CaptureOptions<'_>,
 ) -> Result<VarReport> {
     let existing = existing_tmpfiles(tree, options.conf_name)?;
-    let mut capture = Capture {
-        var,
-        before,
-        tree,
-        names,
-        existing,
-        owned: OnceCell::new(),
-        report: VarReport::default(),
-    };
+    let mut capture =
+        Capture { var, before, tree, names, existing, owned: OnceCell::new(), report: VarReport::default() };
     capture.directory("var", 0)?;
     if let Some(before) = before {
         let gone = before.stamps.keys().filter(|p| fs::symlink_metadata(var.join(p)).is_err());
@@ -294,7 +287,8 @@ impl Capture<'_> {
             .context(|| format!("Reading {}", path.display()))?;
         list.sort_by_key(fs::DirEntry::file_name);
         for entry in list {
-            let metadata = fs::symlink_metadata(entry.path()).context(|| format!("Reading {}", entry.path().display()))?;
+            let metadata =
+                fs::symlink_metadata(entry.path()).context(|| format!("Reading {}", entry.path().display()))?;
             match entry.file_name().to_str() {
                 Some(name) => self.entry(&format!("{rel}/{name}"), &metadata, uid)?,
                 None => {
@@ -317,7 +311,9 @@ impl Capture<'_> {
         let rule = layout::rule_for(VAR_RULES, rel);
         let unchanged = self.before.is_some_and(|b| b.unchanged(below_var(rel), metadata));
         if metadata.is_dir() {
-            if let Some(rule) = rule.filter(|r| matches!(r.action, RuleAction::Drop | RuleAction::Secret | RuleAction::Data)) {
+            if let Some(rule) =
+                rule.filter(|r| matches!(r.action, RuleAction::Drop | RuleAction::Secret | RuleAction::Data))
+            {
                 if self.before.is_none_or(|b| !b.has(below_var(rel))) {
                     self.report.dropped.push(Dropped::by(rel.to_owned(), rule));
                 }
@@ -373,7 +369,8 @@ impl Capture<'_> {
                 let differs = (&made.mode, &made.user, &made.group) != (&line.mode, &line.user, &line.group);
                 // Of two lines that make a directory the first file counts, and the base's comes first; a package's
                 // own line is its maintainer's word and is applied on every boot anyway.
-                if differs && made.letter() == 'd' && file.starts_with("apt-ostree-") && !path.contains(['*', '?', '[']) {
+                if differs && made.letter() == 'd' && file.starts_with("apt-ostree-") && !path.contains(['*', '?', '['])
+                {
                     self.report.lines.push(Line::adjust(&path, mode, &user, &group));
                 } else {
                     self.report.covered.push((rel.to_owned(), file));
@@ -652,8 +649,12 @@ fn adopt(registry: &Registry, path: &Path, tree: &Path) -> Result<()> {
     let metadata = fs::symlink_metadata(path).context(|| format!("Reading {}", path.display()))?;
     let expected_dir = registry.kind == RegistryKind::Directory;
     if metadata.is_dir() != expected_dir {
-        return Err(Error::failed(format!("/{} is not a {}", registry.var, if expected_dir { "directory" } else { "file" }))
-            .hint(format!("It holds {}. Remove it and try again.", registry.what)));
+        return Err(Error::failed(format!(
+            "/{} is not a {}",
+            registry.var,
+            if expected_dir { "directory" } else { "file" }
+        ))
+        .hint(format!("It holds {}. Remove it and try again.", registry.what)));
     }
     let image = tree.join(registry.image);
     make_dir(parent_of(&image), 0o755)?;

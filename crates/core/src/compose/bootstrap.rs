@@ -88,6 +88,7 @@ pub fn run(
         binds.push(bind_in(policy, POLICY_RC_D));
     }
     let mut run = DpkgRun {
+        preseed: String::new(),
         spec: SandboxSpec { root: root.to_owned(), binds: binds.clone(), env: Vec::new() },
         native_arch: &treefile.basearch,
         conffiles: Conffiles::TakeNew,

@@ -22,6 +22,7 @@ use crate::plan::LAYER_VERSION;
 use crate::repo::Repo;
 use crate::repo::commit::{CommitSpec, CommitStats};
 use crate::repo::metadata::{self, CommitInfo};
+use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::sandbox::Bind;
 use crate::source::{Solution, SolveTask, SourceConfig};
 
@@ -117,8 +118,8 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: Ports<'_>
     let root = directories.work.join("root");
     crate::repo::remove_tree(&root)?;
     let version = version_of(treefile, previous.as_ref(), compose.timestamp)?;
-    let shims: Vec<Bind> = Vec::new();
     let tmp = directories.work.join("tmp");
+    let shims = shims(&solution, options, &tmp.join("runtime"))?;
     let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims };
     bootstrap::run(&root, &solution.install, treefile, ports.sandbox, events, bootstrap)?;
     let report = postprocess::run(
@@ -258,6 +259,17 @@ fn report_solution(solution: &Solution, full: bool, events: &dyn EventSink) {
         if full { events.message(line) } else { events.emit(crate::event::Event::Output { line }) }
     }
     events.message(format!("Will download: {}; installed: {}", human_size(download), human_size(installed)));
+}
+
+/// The programs that do nothing while the tree is made, as binds for every sandbox of this run.
+fn shims(solution: &Solution, options: &super::Options, runtime: &Path) -> Result<Vec<Bind>> {
+    let packages: Vec<&PackageId> = solution.install.iter().map(|p| &p.id).collect();
+    let quirks = Quirks::load(options.quirk_dirs.first().map(PathBuf::as_path))?.for_packages(packages)?;
+    crate::repo::remove_tree(runtime)?;
+    let runtime = quirks.write_runtime(runtime)?;
+    let mut binds = vec![Bind { source: runtime.directory, target: RUNTIME_DIR.to_owned(), read_only: false }];
+    binds.extend(runtime.binds.into_iter().map(|(source, target)| Bind { source, target, read_only: true }));
+    Ok(binds)
 }
 
 /// Everything that decides what the tree will be.

@@ -16,7 +16,8 @@ use crate::error::{Context, Error, Result};
 /// kernel packages (`INITRD=No` in their hooks), Debian's py3compile (a set `SOURCE_DATE_EPOCH` makes
 /// hash-based .pyc files, which survive libostree's mtime 0).
 pub const BASE_ENVIRONMENT: &[(&str, &str)] = &[
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    // The first directory is there when the caller binds shims (assemble::quirks).
+    ("PATH", "/run/apt-ostree/shims:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("HOME", "/root"),
     ("LC_ALL", "C.UTF-8"),
     ("LANG", "C.UTF-8"),
