@@ -54,7 +54,7 @@ EOF
 
 status=124
 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout --kill-after=10 "${TIMEOUT:-120}" \
-  systemd-nspawn --boot --quiet --register=no --keep-unit --directory="$work/root" --machine=boot-test \
+  systemd-nspawn --boot --quiet --register=no --keep-unit --link-journal=no --directory="$work/root" --machine=boot-test \
   --bind="$work/booted:/run/ostree-booted" --bind="$work/out:/run/host/apt-ostree-out" \
   --bind-ro="$work/command:/run/host/apt-ostree-command" \
   --bind-ro="$work/run.service:/run/systemd/system/apt-ostree-boot-test.service" \

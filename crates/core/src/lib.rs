@@ -3,6 +3,8 @@
 //! It prints nothing, reads no argv and no environment, and assumes no `/`: the sysroot is a parameter everywhere.
 
 pub mod assemble;
+pub mod compose;
+pub mod db;
 pub mod error;
 pub mod event;
 pub mod model;

@@ -196,6 +196,7 @@ fn it_deploys_and_boots_to_multi_user() {
         .arg(&repo)
         .args(["--branch=test", "--no-bindings", "--fsync=false"])
         .arg(format!("--tree=dir={}", dir.join("root").display())));
+    fs::create_dir(&sysroot).unwrap();
     run(Command::new("ostree").args(["admin", "init-fs", "--modern"]).arg(&sysroot));
     let admin = |args: &[&str]| {
         run(Command::new("ostree").arg("admin").arg(args[0]).arg("--sysroot").arg(&sysroot).args(&args[1..]))
