@@ -349,20 +349,29 @@ pub fn check_owners(tree: &Path, scope: Scope<'_>) -> Result<()> {
 /// `shims` comes first in `PATH`. Nothing is mounted over the tree's own configuration, so dpkg can upgrade it.
 ///
 /// adduser's own range stays as it is and the rest of it is reserved by a pool file: with `FIRST_SYSTEM_UID=400` it would
-/// take an existing account with the number 105 for "not a system user" and fail the postinst.
-pub fn layer_id_overrides(tree_etc: &Path) -> Result<Vec<OverrideFile>> {
-    let mut files = Vec::new();
-    if let Some(text) = read_optional(&tree_etc.join("adduser.conf"))? {
-        let keys = ["UID_POOL", "GID_POOL", "RESERVE_UID_POOL", "RESERVE_GID_POOL"];
-        let mut text = without_settings(&text, &keys, |line| line.split('=').next());
-        text.push_str(&format!(
-            "UID_POOL={ADDUSER_POOL}\nGID_POOL={ADDUSER_POOL}\nRESERVE_UID_POOL=yes\nRESERVE_GID_POOL=yes\n"
-        ));
-        files.push(OverrideFile { target: "/etc/adduser.conf", package: Some("adduser"), text });
-        let reserved = SYSTEM_IDS.filter(|id| !LAYER_IDS.contains(id));
-        let pool: Vec<String> = reserved.map(|id| format!("apt-ostree-reserved-{id}:{id}")).collect();
-        let pool = pool.join("\n") + "\n";
-        files.push(OverrideFile { target: ADDUSER_POOL, package: None, text: pool });
+/// take an existing account with the number 105 for "not a system user" and fail the postinst. systemd-sysusers does not
+/// read login.defs (Debian builds it without), but `r` lines.
+pub fn write_layer_ids(tree_etc: &Path, runtime: &Path) -> Result<()> {
+    let (first, last) = (LAYER_IDS.start(), LAYER_IDS.end());
+    let keys = ["UID_POOL", "GID_POOL", "RESERVE_UID_POOL", "RESERVE_GID_POOL"];
+    let own = read_optional(&tree_etc.join("adduser.conf"))?.unwrap_or_default();
+    let mut adduser = without_settings(&own, &keys, |line| line.split('=').next());
+    let pool = format!("{RUNTIME_DIR}/adduser-pool.conf");
+    adduser.push_str(&format!("UID_POOL={pool}\nGID_POOL={pool}\nRESERVE_UID_POOL=yes\nRESERVE_GID_POOL=yes\n"));
+    write_text(&runtime.join("adduser.conf"), &adduser)?;
+    let reserved = SYSTEM_IDS.filter(|id| !LAYER_IDS.contains(id));
+    let reserved: Vec<String> = reserved.map(|id| format!("apt-ostree-reserved-{id}:{id}")).collect();
+    write_text(&runtime.join("adduser-pool.conf"), &(reserved.join("\n") + "\n"))?;
+    write_text(&runtime.join("sysusers-range.conf"), &format!("r - {first}-{last}\n"))?;
+    let uid = format!("-K SYS_UID_MIN={first} -K SYS_UID_MAX={last}");
+    let gid = format!("-K SYS_GID_MIN={first} -K SYS_GID_MAX={last}");
+    for (program, arguments) in [
+        ("adduser", format!("--conf {RUNTIME_DIR}/adduser.conf")),
+        ("addgroup", format!("--conf {RUNTIME_DIR}/adduser.conf")),
+        ("useradd", format!("{uid} {gid}")),
+        ("groupadd", gid),
+    ] {
+        write_program(runtime, program, &format!("exec /usr/sbin/{program} {arguments} \"$@\"\n"))?;
     }
     write_program(runtime, "systemd-sysusers", &SYSUSERS_SHIM.replace("RUNTIME", RUNTIME_DIR))
 }
