@@ -64,6 +64,7 @@ pub(crate) struct ComposeTreeOptions {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree compose tree [OPTIONS] --repo=REPO TREEFILE")]
 struct TreeArgs {
     /// Treefile, YAML or JSON
     #[arg(value_name = "TREEFILE")]

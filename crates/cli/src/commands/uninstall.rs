@@ -10,6 +10,7 @@ use super::{App, FetchArgs, sort_packages};
 use crate::args::{Failure, usage};
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree uninstall [OPTIONS] PACKAGE…")]
 pub(crate) struct UninstallArgs {
     /// A request as it was made, or the NAME-VERSION.ARCH of a local package
     #[arg(value_name = "PACKAGE")]
