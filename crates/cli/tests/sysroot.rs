@@ -12,7 +12,8 @@ use tempfile::TempDir;
 /// Runs a program that must succeed, and returns its stdout.
 #[track_caller]
 fn sh(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap();
+    // Immutable deployments could not be removed with the temporary directory.
+    let output = Command::new(program).args(args).env("OSTREE_SYSROOT_DEBUG", "mutable-deployments").output().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -43,9 +43,7 @@ pub(crate) fn run(app: &App, args: UninstallArgs) -> Result<ExitCode, Failure> {
         allow_inactive: args.change.allow_inactive,
         ..PackageChanges::default()
     };
-    // The network is needed for new packages only.
-    let cache_only = args.cache_only || args.install.is_empty();
     sort_packages(&mut changes, args.install)?;
-    let fetch = FetchArgs { cache_only, download_only: false };
+    let fetch = FetchArgs { cache_only: args.cache_only, download_only: false };
     app.transaction(Verb::PkgChange { changes }, args.change.transaction(&fetch))
 }
