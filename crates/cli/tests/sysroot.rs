@@ -480,7 +480,7 @@ fn packages_come_from_dpkg_when_the_metadata_has_none() {
     // The oracle: dpkg-query on the same file.
     let format = "--showformat= ${Package}-${Version}.${Architecture} ${db:Status-Status}\\n";
     let dpkg = sh("dpkg-query", &[&format!("--admindir={admindir}"), "-W", format]);
-    let wanted: String = dpkg.lines().filter_map(|l| l.strip_suffix(" installed")).map(|l| format!("{l}\n")).collect();
+    let wanted: String = dpkg.lines().filter_map(|l| l.strip_suffix(" installed")).flat_map(|l| [l, "\n"]).collect();
     assert_eq!(fixture.out(&["db", "list", &commit]), format!("ostree commit: {commit}\n{wanted}"));
     // A commit without any packages says so.
     std::fs::remove_dir_all(fixture.path("tree/usr/lib/sysimage")).unwrap();
