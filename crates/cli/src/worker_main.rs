@@ -11,8 +11,8 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use apt_ostree_core::event::{Event, EventSink};
 use apt_ostree_apt::AptSource;
+use apt_ostree_core::event::{Event, EventSink};
 use apt_ostree_core::operation::transaction::Ports;
 use apt_ostree_core::operation::{self, Report, compose_tree};
 use apt_ostree_core::sandbox::bubblewrap::Bubblewrap;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use apt_ostree_core::{Context, Error};
 use apt_ostree_core::operation::Options;
 use apt_ostree_core::operation::compose_tree::ComposeTree;
+use apt_ostree_core::{Context, Error};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,9 @@ fn native_architecture() -> apt_ostree_core::Result<String> {
 /// `SOURCE_DATE_EPOCH`, else now. Seconds since the epoch.
 fn timestamp() -> apt_ostree_core::Result<u64> {
     match std::env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => text.parse().map_err(|_| Error::usage(format!("SOURCE_DATE_EPOCH is not a number of seconds: '{text}'"))),
+        Ok(text) => {
+            text.parse().map_err(|_| Error::usage(format!("SOURCE_DATE_EPOCH is not a number of seconds: '{text}'")))
+        }
         Err(_) => Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())),
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Report;
 use super::transaction::{Ports, human_size};
+use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::compose::{bootstrap, input, postprocess};
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
@@ -22,7 +23,6 @@ use crate::plan::LAYER_VERSION;
 use crate::repo::Repo;
 use crate::repo::commit::{CommitSpec, CommitStats};
 use crate::repo::metadata::{self, CommitInfo};
-use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::sandbox::Bind;
 use crate::source::{Solution, SolveTask, SourceConfig};
 
