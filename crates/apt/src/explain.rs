@@ -88,6 +88,21 @@ fn alternative<'a>(cache: &'a Cache, native: &str, dep: &BaseDep<'_>, next: &mut
     }
     if let Some(coming) = target.install_version() {
         text.push_str(&format!(" but {} is to be installed", coming.version()));
+    } else if is_negative(dep) {
+        // apt says nothing more; but it is somebody's name that stands in the way.
+        // SAFETY: as above.
+        let own = Package::new(cache, unsafe { dep.parent_pkg() }).name().to_owned();
+        let mut names: Vec<String> = target
+            .provides()
+            .filter(|p| p.package().name() != own)
+            .filter(|p| p.package().install_version().is_some_and(|v| v.provides().any(|o| o.name() == p.name())))
+            .map(|p| pretty(&p.package()))
+            .collect();
+        names.sort();
+        names.dedup();
+        if !names.is_empty() {
+            text.push_str(&format!(" provided by {}", names.join(", ")));
+        }
     } else if target.has_provides() {
         // As apt: of a virtual package nothing can be said here.
         next.extend(target.provides().map(|p| p.package()).take(2));

@@ -182,6 +182,9 @@ impl<'a> Finder<'a, '_> {
                 error = error.hint(format!("Instead of {}, did you mean {}?", request.name, near.join(", ")));
             }
         }
+        if error.hints.is_empty() {
+            error = error.hint("Check the spelling, the sources, and whether the package indexes are up to date.");
+        }
         Err(error)
     }
 

@@ -321,6 +321,7 @@ pub(crate) fn classify(message: &str) -> Option<ErrorKind> {
         "Could not resolve",
         "Temporary failure",
         "Failed to fetch",
+        "Failed to stat",
         "Connection",
         "404",
     ]) {

@@ -39,8 +39,8 @@ fn solve_quietly(config: &SourceConfig, task: &SolveTask) -> Result<Solution> {
     let cache = session.open(&paths)?;
     let goals = requests::find(&cache, config, task, &local)?;
     let solver = Solver { cache: &cache, config, task, goals: &goals, installed: &installed };
-    solver.run()?;
-    solver.result()
+    let changes = solver.run()?;
+    solver.result(&changes)
 }
 
 fn installed_names(config: &SourceConfig) -> Result<Vec<PackageId>> {
@@ -66,24 +66,35 @@ struct Solver<'a, 'b> {
 }
 
 impl<'a> Solver<'a, '_> {
-    fn run(&self) -> Result<()> {
+    /// The packages that change, marked in the cache.
+    fn run(&self) -> Result<Vec<Package<'a>>> {
         if self.goals.install.is_empty() && self.goals.remove.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.attempt(Engine::Classic)?;
-        let Some(first) = self.violation() else { return Ok(()) };
+        let first = match self.verdict() {
+            Ok(changes) => return Ok(changes),
+            Err(violation) => violation,
+        };
+        // Making the marks anew takes as long as everything else together: only where it must be.
+        self.clear()?;
         let messages = self.attempt(Engine::Three)?;
-        if messages.is_empty() && self.violation().is_none() {
-            return Ok(());
+        if messages.is_empty() {
+            if let Ok(changes) = self.verdict() {
+                return Ok(changes);
+            }
         }
         Err(self.explanation(&first, &messages))
+    }
+
+    fn clear(&self) -> Result<()> {
+        let fail = |e| crate::session::convert(&e, ErrorKind::Failed);
+        self.cache.depcache().clear_marked().map_err(fail).context(|| "Preparing the solver")
     }
 
     /// Marks the goals and lets the engine find the rest. Returns what it has to say if it gave up.
     fn attempt(&self, engine: Engine) -> Result<Vec<String>> {
         let depcache = self.cache.depcache();
-        let fail = |e| crate::session::convert(&e, ErrorKind::Failed);
-        depcache.clear_marked().map_err(fail).context(|| "Preparing the solver")?;
         let apt = Config {};
         apt.set("APT::Solver", if engine == Engine::Three { "3.0" } else { "internal" });
         apt.set("APT::Solver::Remove", "false");
@@ -168,18 +179,18 @@ impl<'a> Solver<'a, '_> {
         }
     }
 
-    /// What is wrong with the present marks, if anything: broken, or something touched that must stay.
-    fn violation(&self) -> Option<String> {
-        let depcache = self.cache.depcache();
-        if depcache.broken_count() > 0 {
-            return Some("the dependencies are not met".into());
+    /// What changes with the present marks, or what is wrong with them: broken, or something touched that must stay.
+    fn verdict(&self) -> std::result::Result<Vec<Package<'a>>, String> {
+        if self.cache.depcache().broken_count() > 0 {
+            return Err("the dependencies are not met".into());
         }
+        let changes: Vec<Package<'a>> = self.cache.get_changes(true).collect();
         let leaving: BTreeSet<String> = self.goals.remove.iter().map(full_name).collect();
-        for package in self.cache.get_changes(true) {
-            let name = full_name(&package);
+        for package in &changes {
+            let name = full_name(package);
             if package.marked_delete() {
                 if !leaving.contains(&name) {
-                    return Some(format!("{} of the base would be removed", package.fullname(true)));
+                    return Err(format!("{} of the base would be removed", package.fullname(true)));
                 }
                 continue;
             }
@@ -189,19 +200,19 @@ impl<'a> Solver<'a, '_> {
             }
             match version::compare(new.version(), old.version()) {
                 std::cmp::Ordering::Less => {
-                    return Some(format!("{} of the base would go back to {}", package.fullname(true), new.version()));
+                    return Err(format!("{} of the base would go back to {}", package.fullname(true), new.version()));
                 }
                 std::cmp::Ordering::Greater if self.task.base_upgrades == BaseUpgrades::Never => {
-                    return Some(format!("{} of the base would be upgraded", package.fullname(true)));
+                    return Err(format!("{} of the base would be upgraded", package.fullname(true)));
                 }
                 _ => {}
             }
         }
-        self.goals
-            .install
-            .iter()
-            .find(|g| g.version.parent().install_version().is_none_or(|v| id_of(&v) != id_of(&g.version)))
-            .map(|g| format!("{} cannot be installed", id_of(&g.version)))
+        let unmet = |g: &&Goal<'_>| g.version.parent().install_version().is_none_or(|v| id_of(&v) != id_of(&g.version));
+        match self.goals.install.iter().find(unmet) {
+            Some(goal) => Err(format!("{} cannot be installed", id_of(&goal.version))),
+            None => Ok(changes),
+        }
     }
 
     /// The error with the reasons: the goals marked again, nothing resolved, everything installed kept.
@@ -209,7 +220,7 @@ impl<'a> Solver<'a, '_> {
         let depcache = self.cache.depcache();
         let mut lines = Vec::new();
         // Where even this fails there is still the solver's own text.
-        if depcache.clear_marked().is_ok() {
+        if self.clear().is_ok() {
             // SAFETY: the action group ends in this block, before the cache.
             let group = unsafe { depcache.action_group() };
             self.hold_back();
@@ -259,12 +270,12 @@ impl<'a> Solver<'a, '_> {
         error
     }
 
-    fn result(&self) -> Result<Solution> {
+    fn result(&self, changes: &[Package<'a>]) -> Result<Solution> {
         let goals: BTreeMap<String, &Goal<'_>> =
             self.goals.install.iter().map(|g| (full_name(&g.version.parent()), g)).collect();
         let mut coming: Vec<Version<'a>> = Vec::new();
         let mut remove: Vec<PackageId> = Vec::new();
-        for package in self.cache.get_changes(true) {
+        for package in changes {
             if package.marked_delete() {
                 remove.extend(package.installed().as_ref().map(id_of));
             } else if let Some(version) = package.install_version() {

@@ -36,6 +36,7 @@ fn fill(archive: &mut Archive) {
         Deb::new("early-lib", "1.0").arch("all"),
         Deb::new("eager", "1.0").recommends("nice-to-have, does-not-exist"),
         Deb::new("pushy", "1.0").recommends("nice-to-have, unfriendly"),
+        Deb::new("other-shell", "1.0").conflicts("posix-shell").provides("posix-shell"),
         Deb::new("nice-to-have", "1.0").arch("all"),
         Deb::new("unfriendly", "1.0").conflicts("core-tools"),
         Deb::new("postman", "1.0").provides("mail-agent"),
@@ -203,6 +204,9 @@ fn base_packages_stay_unless_needed_or_asked() {
         let error = world.solve_error(&task(&["unfriendly"]));
         assert_eq!(error.kind, ErrorKind::Unsatisfiable);
         assert_eq!(error.hints, ["unfriendly : Conflicts: core-tools but 1.0 is to be installed"]);
+
+        let error = world.solve_error(&task(&["other-shell"]));
+        assert_eq!(error.hints, ["other-shell : Conflicts: posix-shell provided by shell"]);
 
         // Where there is another way it is taken, even if apt-get would rather remove.
         let ours = world.solve(&task(&["choosy"])).unwrap();

@@ -15,6 +15,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
+use super::quirks::RUNTIME_DIR;
 use crate::error::{Context, Error, Result};
 use crate::model::accounts::{
     Account, AccountKind, Group, IDS_LOCK, IdLock, Passwd, Record, SYSUSERS_CONF, Shadow, Table, UserNames,
@@ -27,8 +28,6 @@ use crate::model::layout::DPKG_ADMINDIR;
 pub const LAYER_IDS: RangeInclusive<u32> = 400..=499;
 /// The range that Debian gives to dynamic system accounts.
 const SYSTEM_IDS: RangeInclusive<u32> = 100..=999;
-/// The pool file that the overridden adduser.conf names, inside the sandbox.
-pub const ADDUSER_POOL: &str = "/run/apt-ostree/adduser-pool.conf";
 /// How many paths an error lists.
 const LISTED: usize = 20;
 
@@ -345,44 +344,63 @@ pub fn check_owners(tree: &Path, scope: Scope<'_>) -> Result<()> {
     ))
 }
 
-/// A file to be bound read-only over one of the tree while layered packages are configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OverrideFile {
-    /// Absolute path inside the sandbox.
-    pub target: &'static str,
-    /// The package that ships the target. Where a transaction replaces that package the bind must be left out: dpkg could
-    /// not rename the new file into place.
-    pub package: Option<&'static str>,
-    pub text: String,
-}
-
-/// Makes adduser, useradd, groupadd and systemd-sysusers give new numbers from [`LAYER_IDS`] only. Derived from the
-/// tree's own files; those it does not have are not overridden.
+/// Makes adduser, useradd, groupadd and systemd-sysusers give new numbers from [`LAYER_IDS`] only: writes configuration and
+/// programs of these names into the runtime directory of a run (see [`super::quirks::Active::write_runtime`]), where
+/// `shims` comes first in `PATH`. Nothing is mounted over the tree's own configuration, so dpkg can upgrade it.
 ///
 /// adduser's own range stays as it is and the rest of it is reserved by a pool file: with `FIRST_SYSTEM_UID=400` it would
-/// take an existing account with the number 105 for "not a system user" and fail the postinst.
-pub fn layer_id_overrides(tree_etc: &Path) -> Result<Vec<OverrideFile>> {
-    let mut files = Vec::new();
-    if let Some(text) = read_optional(&tree_etc.join("adduser.conf"))? {
-        let keys = ["UID_POOL", "GID_POOL", "RESERVE_UID_POOL", "RESERVE_GID_POOL"];
-        let mut text = without_settings(&text, &keys, |line| line.split('=').next());
-        text.push_str(&format!(
-            "UID_POOL={ADDUSER_POOL}\nGID_POOL={ADDUSER_POOL}\nRESERVE_UID_POOL=yes\nRESERVE_GID_POOL=yes\n"
-        ));
-        files.push(OverrideFile { target: "/etc/adduser.conf", package: Some("adduser"), text });
-        let reserved = SYSTEM_IDS.filter(|id| !LAYER_IDS.contains(id));
-        let pool: Vec<String> = reserved.map(|id| format!("apt-ostree-reserved-{id}:{id}")).collect();
-        let pool = pool.join("\n") + "\n";
-        files.push(OverrideFile { target: ADDUSER_POOL, package: None, text: pool });
+/// take an existing account with the number 105 for "not a system user" and fail the postinst. systemd-sysusers does not
+/// read login.defs (Debian builds it without), but `r` lines.
+pub fn write_layer_ids(tree_etc: &Path, runtime: &Path) -> Result<()> {
+    let (first, last) = (LAYER_IDS.start(), LAYER_IDS.end());
+    let keys = ["UID_POOL", "GID_POOL", "RESERVE_UID_POOL", "RESERVE_GID_POOL"];
+    let own = read_optional(&tree_etc.join("adduser.conf"))?.unwrap_or_default();
+    let mut adduser = without_settings(&own, &keys, |line| line.split('=').next());
+    let pool = format!("{RUNTIME_DIR}/adduser-pool.conf");
+    adduser.push_str(&format!("UID_POOL={pool}\nGID_POOL={pool}\nRESERVE_UID_POOL=yes\nRESERVE_GID_POOL=yes\n"));
+    write_text(&runtime.join("adduser.conf"), &adduser)?;
+    let reserved = SYSTEM_IDS.filter(|id| !LAYER_IDS.contains(id));
+    let reserved: Vec<String> = reserved.map(|id| format!("apt-ostree-reserved-{id}:{id}")).collect();
+    write_text(&runtime.join("adduser-pool.conf"), &(reserved.join("\n") + "\n"))?;
+    write_text(&runtime.join("sysusers-range.conf"), &format!("r - {first}-{last}\n"))?;
+    let uid = format!("-K SYS_UID_MIN={first} -K SYS_UID_MAX={last}");
+    let gid = format!("-K SYS_GID_MIN={first} -K SYS_GID_MAX={last}");
+    for (program, arguments) in [
+        ("adduser", format!("--conf {RUNTIME_DIR}/adduser.conf")),
+        ("addgroup", format!("--conf {RUNTIME_DIR}/adduser.conf")),
+        ("useradd", format!("{uid} {gid}")),
+        ("groupadd", gid),
+    ] {
+        write_program(runtime, program, &format!("exec /usr/sbin/{program} {arguments} \"$@\"\n"))?;
     }
-    if let Some(text) = read_optional(&tree_etc.join("login.defs"))? {
-        let keys = ["SYS_UID_MIN", "SYS_UID_MAX", "SYS_GID_MIN", "SYS_GID_MAX"];
-        let mut text = without_settings(&text, &keys, |line| line.split_whitespace().next());
-        let (first, last) = (LAYER_IDS.start(), LAYER_IDS.end());
-        text.push_str(&format!("SYS_UID_MIN {first}\nSYS_UID_MAX {last}\nSYS_GID_MIN {first}\nSYS_GID_MAX {last}\n"));
-        files.push(OverrideFile { target: "/etc/login.defs", package: Some("login.defs"), text });
-    }
-    Ok(files)
+    write_program(runtime, "systemd-sysusers", &SYSUSERS_SHIM.replace("RUNTIME", RUNTIME_DIR))
+}
+
+/// Gives systemd-sysusers one more file, or one more line where it is called with `--inline`.
+const SYSUSERS_SHIM: &str = "\
+real=/usr/bin/systemd-sysusers
+range=RUNTIME/sysusers-range.conf
+how=all
+for word in \"$@\"; do
+    case $word in
+        --inline) how=inline ;;
+        -*) ;;
+        *) [ $how = inline ] || how=files ;;
+    esac
+done
+case $how in
+    inline) exec $real \"$@\" \"$(cat $range)\" ;;
+    files) exec $real \"$@\" $range ;;
+esac
+mkdir -p /run/sysusers.d
+cp $range /run/sysusers.d/00-apt-ostree-range.conf
+exec $real \"$@\"
+";
+
+fn write_program(runtime: &Path, name: &str, body: &str) -> Result<()> {
+    let path = runtime.join("shims").join(name);
+    write_text(&path, &format!("#!/bin/sh\n# New numbers come from the range of layered packages.\n{body}"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context(|| format!("Writing {}", path.display()))
 }
 
 /// A configuration text without the lines that set one of `keys`, ending in a newline.

@@ -47,7 +47,8 @@ impl DpkgRun<'_> {
     ) -> Result<()> {
         let waves = order::waves(packages, self.native_arch);
         let mut spec = self.spec.clone();
-        let mut script = String::from("set -e\n");
+        // dpkg closes its status descriptor in the scripts it runs: it must not be their stdout.
+        let mut script = String::from("set -e\nexec 9>&1\n");
         let dpkg = self.command();
         if !self.preseed.is_empty() {
             script.push_str(&format!(
@@ -90,7 +91,7 @@ impl DpkgRun<'_> {
             Conffiles::TakeNew => "--force-confnew",
             Conffiles::KeepOld => "--force-confdef --force-confold",
         };
-        let mut line = format!("dpkg --status-fd 1 --force-unsafe-io --no-debsig {conffiles}");
+        let mut line = format!("dpkg --status-fd 9 --force-unsafe-io --no-debsig {conffiles}");
         for option in &self.options {
             line.push(' ');
             line.push_str(&crate::sandbox::bubblewrap::shell_join(&[option]));

@@ -1,8 +1,7 @@
 //! Layering: a base commit plus the packages of a plan, assembled from scratch and committed as the difference.
 //!
 //! Scratch layout (all on the repository's file system, removed afterwards): `overlay/{upper,work,root}`, `var/` (the
-//! sandbox's /var), `runtime/` (shims and their log, bound at /run/apt-ostree), `overrides/` (files bound over the tree's
-//! /etc during the run).
+//! sandbox's /var), `runtime/` (shims, their configuration and their log, bound at /run/apt-ostree).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -79,7 +78,6 @@ struct Tree {
     /// What the sandbox's /var held before the packages came.
     before: VarSnapshot,
     binds: Vec<Bind>,
-    env: Vec<(String, String)>,
     quirks: Active,
     runtime: PathBuf,
     lock: IdLock,
@@ -115,30 +113,13 @@ impl Tree {
                 mount_points.push(PathBuf::from(relative));
             }
         }
-        let overrides = scratch.join("overrides");
-        fs::create_dir_all(&overrides)?;
-        for file in accounts::layer_id_overrides(&root.join("usr/etc"))? {
-            // dpkg could not rename a new version over a mount point.
-            if file.package.is_some_and(|name| input.plan.install.iter().any(|p| p.id.name == name)) {
-                continue;
-            }
-            let source = overrides.join(file.target.replace('/', "_"));
-            fs::write(&source, &file.text)?;
-            if let Some(relative) = file.target.strip_prefix("/etc/") {
-                let inside = Path::new("usr/etc").join(relative);
-                if fs::symlink_metadata(root.join(&inside)).is_err() {
-                    mount_points.push(inside);
-                }
-            }
-            binds.push(Bind { source, target: file.target.to_owned(), read_only: true });
-        }
+        accounts::write_layer_ids(&root.join("usr/etc"), &runtime.directory)?;
         let before = VarSnapshot::take(&var)?;
-        let env = vec![("PATH".to_owned(), runtime.path.clone())];
-        Ok(Self { root, var, before, binds, env, quirks, runtime: runtime.directory, lock, mount_points })
+        Ok(Self { root, var, before, binds, quirks, runtime: runtime.directory, lock, mount_points })
     }
 
     fn spec(&self) -> SandboxSpec {
-        SandboxSpec { root: self.root.clone(), binds: self.binds.clone(), env: self.env.clone() }
+        SandboxSpec { root: self.root.clone(), binds: self.binds.clone(), env: Vec::new() }
     }
 
     fn install(&self, input: &LayerInput<'_>, sandbox: &dyn Sandbox, events: &dyn EventSink) -> Result<()> {

@@ -186,16 +186,16 @@ impl Active {
 
     /// One shim per program, sorted by target.
     pub fn shims(&self) -> Vec<Shim> {
-        let mut programs: BTreeMap<&str, Vec<(&Quirk, Option<&str>, bool)>> = BTreeMap::new();
+        let mut programs: BTreeMap<&str, Vec<ShimRule<'_>>> = BTreeMap::new();
         for rule in &self.rules {
             if let Action::Shim { paths, with, bind } = &rule.action {
                 for path in paths {
-                    programs.entry(path).or_default().push((rule, with.as_deref(), *bind));
+                    programs.entry(path).or_default().push(ShimRule { rule, with: with.as_deref(), bind: *bind });
                 }
             }
         }
         let shim = |(target, rules): (&str, Vec<_>)| {
-            let bind = rules.iter().any(|(_, _, bind)| *bind);
+            let bind = rules.iter().any(|r: &ShimRule<'_>| r.bind);
             Shim { target: target.to_owned(), script: shim_script(target, &rules, bind), bind }
         };
         programs.into_iter().map(shim).collect()
@@ -284,9 +284,16 @@ pub fn uses(log: &str) -> Vec<Use> {
     log.lines().filter_map(line).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
+/// One rule that shims a program.
+struct ShimRule<'a> {
+    rule: &'a Quirk,
+    with: Option<&'a str>,
+    bind: bool,
+}
+
 /// The script of a shim. dpkg tells scripts who they are (`DPKG_MAINTSCRIPT_PACKAGE`, `DPKG_MAINTSCRIPT_NAME`); rules for
 /// one package or script let everyone else through to the program.
-fn shim_script(target: &str, rules: &[(&Quirk, Option<&str>, bool)], bind: bool) -> String {
+fn shim_script(target: &str, rules: &[ShimRule<'_>], bind: bool) -> String {
     let name = target.rsplit('/').next().unwrap_or(target);
     let mut text = format!(
         "#!/bin/sh\n# Stands for {target} while an image is assembled.\nreal={target}\n\
@@ -295,7 +302,7 @@ fn shim_script(target: &str, rules: &[(&Quirk, Option<&str>, bool)], bind: bool)
          case ${{0##*/}}/${{DPKG_MAINTSCRIPT_PACKAGE:-}}/${{DPKG_MAINTSCRIPT_NAME:-}} in\n"
     );
     let mut through = true;
-    for (rule, with, _) in rules {
+    for ShimRule { rule, with, .. } in rules {
         let script = match rule.script.as_str() {
             "any" => "*",
             "trigger" => "postinst",

@@ -40,7 +40,8 @@ impl Line {
         Self::owned("f", path, &format!(":{mode:04o}"), &format!(":{user}"), &format!(":{group}"))
     }
 
-    /// `C`: copy `/usr/share/factory` + path if there is nothing. Mode and owner are set only when it is made.
+    /// `C`: copy `/usr/share/factory` + path if there is nothing. The `:` ask for mode and owner to be set only when it is
+    /// made; systemd 257 heeds them for other types and sets them on every boot for this one.
     pub fn factory_copy(path: &str, mode: u32, user: &str, group: &str) -> Self {
         Self::owned("C", path, &format!(":{mode:04o}"), &format!(":{user}"), &format!(":{group}"))
     }

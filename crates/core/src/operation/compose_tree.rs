@@ -98,7 +98,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: Ports<'_>
     if !options.cache_only {
         ports.packages.refresh(&config, events).context(|| "Refreshing package indexes")?;
     }
-    let mut solution = events.task("Resolving dependencies", || ports.packages.solve(&config, &task, events))?;
+    let mut solution = ports.packages.solve(&config, &task, events)?;
     report_solution(&solution, options.dry_run, events);
     if options.dry_run {
         return Ok(Report { lines: vec!["Exiting because of '--dry-run' option".into()], ..Report::default() });
@@ -117,6 +117,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: Ports<'_>
 
     let root = directories.work.join("root");
     crate::repo::remove_tree(&root)?;
+    std::fs::create_dir(&root).context(|| format!("Creating {}", root.display()))?;
     let version = version_of(treefile, previous.as_ref(), compose.timestamp)?;
     let tmp = directories.work.join("tmp");
     let shims = shims(&solution, options, &tmp.join("runtime"))?;

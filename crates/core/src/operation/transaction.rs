@@ -307,7 +307,7 @@ impl<'a> Transaction<'a> {
             task.local.push(path);
         }
         task.remove.clone_from(&origin.override_remove);
-        let solution = events.task("Resolving dependencies", || packages.solve(&config, &task, *events))?;
+        let solution = packages.solve(&config, &task, *events)?;
         let tree = BaseTree {
             commit: base.info.checksum.clone(),
             version: base.info.version.clone(),

@@ -1,7 +1,5 @@
 //! What a commit says of itself, typed both ways: the keys of `rpm-ostree-json.md` section 1.3 and our own.
 
-use std::collections::HashMap;
-
 use ostree::glib::prelude::ToVariant;
 use ostree::glib::{Variant, VariantDict};
 
@@ -101,19 +99,16 @@ pub fn packages_from_variant(list: &Variant) -> Vec<PackageId> {
 
 /// `aa{sv}` of the indexes that were used.
 pub fn archives_to_variant(archives: &[ArchiveInfo]) -> Variant {
-    let rows: Vec<HashMap<String, Variant>> = archives
-        .iter()
-        .map(|a| {
-            HashMap::from([
-                ("id".to_owned(), a.id.clone().into()),
-                ("timestamp".to_owned(), a.date.into()),
-                ("suite".to_owned(), a.suite.clone().into()),
-                ("codename".to_owned(), a.codename.clone().into()),
-                ("component".to_owned(), a.component.clone().into()),
-            ])
-        })
-        .collect();
-    rows.into()
+    let rows = archives.iter().map(|archive| {
+        let row = VariantDict::new(None);
+        row.insert("id", archive.id.as_str());
+        row.insert("timestamp", archive.date);
+        row.insert("suite", archive.suite.as_str());
+        row.insert("codename", archive.codename.as_str());
+        row.insert("component", archive.component.as_str());
+        row.end()
+    });
+    Variant::array_from_iter_with_type(ostree::glib::VariantTy::VARDICT, rows)
 }
 
 /// A JSON value as libostree metadata: strings, booleans, integers, lists of strings, and objects as `a{sv}`.

@@ -1,10 +1,9 @@
 //! Fetching commits from an OSTree remote or a local repository.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use ostree::gio;
-use ostree::glib::Variant;
+use ostree::glib::VariantDict;
 
 use super::Repo;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -14,9 +13,9 @@ impl Repo {
     /// Pulls one branch of a remote. Signatures are checked as the remote's configuration says (`gpg-verify`
     /// defaults to true in libostree). `commit` chooses one of the branch instead of its head.
     pub fn pull(&self, remote: &str, branch: &str, commit: Option<&str>, events: &dyn EventSink) -> Result<String> {
-        let mut options = pull_options(branch, 0);
+        let options = pull_options(branch, 0);
         if let Some(commit) = commit {
-            options.insert("override-commit-ids", vec![commit.to_owned()].into());
+            options.insert("override-commit-ids", vec![commit.to_owned()]);
         }
         events.task(format!("Pulling {remote}:{branch}"), || self.run_pull(remote, &options))?;
         match commit {
@@ -27,8 +26,8 @@ impl Repo {
 
     /// Pulls only the commit objects of a branch's whole history, to look versions up.
     pub fn pull_history(&self, remote: &str, branch: &str) -> Result<()> {
-        let mut options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
-        options.insert("depth", (-1i32).into());
+        let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
+        options.insert("depth", -1i32);
         self.run_pull(remote, &options)
     }
 
@@ -42,24 +41,24 @@ impl Repo {
         Ok(head)
     }
 
-    fn run_pull(&self, remote: &str, options: &HashMap<&str, Variant>) -> Result<()> {
-        let options: Variant = options.clone().into();
+    fn run_pull(&self, remote: &str, options: &VariantDict) -> Result<()> {
         self.inner
-            .pull_with_options(remote, &options, None, gio::Cancellable::NONE)
+            .pull_with_options(remote, &options.end(), None, gio::Cancellable::NONE)
             .map_err(|e| classify(remote, &e))
             .context(|| format!("Pulling from {remote}"))
     }
 
     /// Adds or replaces a remote. OpenPGP verification is on unless `gpg_verify` is false.
     pub fn set_remote(&self, name: &str, url: &str, gpg_verify: bool, keys: &[std::path::PathBuf]) -> Result<()> {
-        let options: Variant = HashMap::from([("gpg-verify", Variant::from(gpg_verify))]).into();
+        let options = VariantDict::new(None);
+        options.insert("gpg-verify", gpg_verify);
         self.inner
             .remote_change(
                 gio::File::NONE,
                 ostree::RepoRemoteChange::Replace,
                 name,
                 Some(url),
-                Some(&options),
+                Some(&options.end()),
                 gio::Cancellable::NONE,
             )
             .context(|| format!("Adding the remote {name}"))?;
@@ -79,10 +78,13 @@ impl Repo {
     }
 }
 
-fn pull_options(reference: &str, flags: u32) -> HashMap<&'static str, Variant> {
+fn pull_options(reference: &str, flags: u32) -> VariantDict {
     // `flags` is an i32 in libostree's option dictionary.
     let flags = i32::try_from(flags).unwrap_or(0);
-    HashMap::from([("refs", vec![reference.to_owned()].into()), ("flags", flags.into())])
+    let options = VariantDict::new(None);
+    options.insert("refs", vec![reference.to_owned()]);
+    options.insert("flags", flags);
+    options
 }
 
 /// libostree reports network and signature trouble in generic error domains; the texts are stable.
