@@ -231,15 +231,9 @@ fn it_deploys_and_boots_to_multi_user() {
         run(Command::new("ostree").arg("admin").arg(args[0]).arg("--sysroot").arg(&sysroot).args(&args[1..]))
     };
     admin(&["os-init", "debian"]);
-    let target = sysroot.join("ostree/repo");
-    run(Command::new("ostree")
-        .arg("--repo")
-        .arg(&target)
-        .arg("pull-local")
-        .arg("--disable-fsync")
-        .arg(&repo)
-        .arg("test"));
-    run(Command::new("ostree").arg("--repo").arg(&target).args(["config", "set", "sysroot.bootloader", "none"]));
+    let target = format!("--repo={}", sysroot.join("ostree/repo").display());
+    run(Command::new("ostree").args(["pull-local", &target, "--disable-fsync"]).arg(&repo).arg("test"));
+    run(Command::new("ostree").args(["config", &target, "set", "sysroot.bootloader", "none"]));
     admin(&["deploy", "--os=debian", "--karg=root=UUID=none", "--karg=rw", "test"]);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/boot/nspawn.sh");
     let inside = "set -x; systemctl is-system-running --wait; systemctl --failed --no-legend --plain; \
@@ -249,5 +243,5 @@ fn it_deploys_and_boots_to_multi_user() {
     assert!(output.contains("\nrunning\n"), "{output}");
     assert!(!output.contains("\nWRITABLE"), "{output}");
     assert!(output.contains("ssh_host_ed25519_key"), "{output}");
-    assert!(output.contains("755 /opt/."), "{output}");
+    assert!(output.contains("755 /opt/.") && output.contains("2755 /var/log/journal"), "{output}");
 }

@@ -106,6 +106,10 @@ pub(crate) fn first_boot_units(tree: &Tree) -> Result<()> {
     }
     if tree.exists("/usr/lib/systemd/systemd-journald") {
         tree.write("/usr/lib/systemd/journald.conf.d/10-apt-ostree.conf", JOURNALD, 0o644)?;
+        // Made by systemd's postinst with access control lists that systemd's own tmpfiles.d sets again.
+        if tree.entries("/var/log/journal")?.is_empty() {
+            tree.remove("/var/log/journal")?;
+        }
     }
     Ok(())
 }
