@@ -19,8 +19,11 @@ use super::postprocess::runner::{Runner, bind_in};
 use super::postprocess::tree::Tree;
 use super::postprocess::units;
 use crate::assemble::dpkg::{Conffiles, DpkgRun};
+use crate::assemble::{accounts, state};
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
+use crate::model::accounts::{IDS_LOCK, IdLock};
+use crate::model::layout::EXTENDED_STATES;
 use crate::model::treefile::Treefile;
 use crate::sandbox::{Bind, Sandbox, SandboxSpec};
 use crate::source::SolvedPackage;
@@ -70,6 +73,20 @@ pub fn run(
     events: &dyn EventSink,
     options: BootstrapOptions<'_>,
 ) -> Result<()> {
+    run_with_ids(root, packages, treefile, sandbox, events, options, &IdLock::default())
+}
+
+/// The same with the id lock of the previous commit: its accounts keep their numbers, because they are there before any
+/// package asks for one. Leaves the lock in the tree for post-processing, which continues it.
+pub fn run_with_ids(
+    root: &Path,
+    packages: &[SolvedPackage],
+    treefile: &Treefile,
+    sandbox: &dyn Sandbox,
+    events: &dyn EventSink,
+    options: BootstrapOptions<'_>,
+    lock: &IdLock,
+) -> Result<()> {
     let tree = Tree::new(root);
     let (first, rest) = split_essential(packages, &treefile.basearch)?;
     skeleton(&tree, treefile)?;
@@ -88,10 +105,10 @@ pub fn run(
         binds.push(bind_in(policy, POLICY_RC_D));
     }
     let mut run = DpkgRun {
-        preseed: String::new(),
         spec: SandboxSpec { root: root.to_owned(), binds: binds.clone(), env: Vec::new() },
         native_arch: &treefile.basearch,
         conffiles: Conffiles::TakeNew,
+        preseed: String::new(),
         options: Vec::new(),
     };
     events.task(format!("Installing {} essential packages", first.len()), || {
@@ -103,6 +120,9 @@ pub fn run(
         run.options = vec!["--force-depends".into()];
         run.execute(&flat, &[], sandbox, events)
     })?;
+    // After the essential set, which has base-passwd, and before the first package that makes an account of its own.
+    accounts::seed(&root.join("etc"), None, lock)?;
+    tree.write(&format!("/{IDS_LOCK}"), lock.to_string(), 0o644)?;
     let runner = Runner { sandbox, root, binds: &binds, events };
     debconf(&runner, treefile, options.workdir)?;
     if !rest.is_empty() {
@@ -111,7 +131,7 @@ pub fn run(
             run.execute(&rest, &[], sandbox, events)
         })?;
     }
-    tree.write("/usr/lib/sysimage/apt/extended_states", extended_states(packages, &treefile.basearch), 0o644)?;
+    tree.write(&format!("/{EXTENDED_STATES}"), extended_states(packages, &treefile.basearch), 0o644)?;
     clean_mount_points(&tree, &binds)
 }
 
@@ -157,7 +177,7 @@ fn skeleton(tree: &Tree, treefile: &Treefile) -> Result<()> {
         tree.mkdir("/usr/lib64", 0o755)?;
         tree.symlink("usr/lib64", "/lib64")?;
     }
-    layout::registries(tree)?;
+    state::prepare_registries(tree.root(), &tree.root().join("var"), layout::wanted_mode(treefile.opt_usrlocal))?;
     let mut arches = format!("{}\n", treefile.basearch);
     for arch in &treefile.foreign_architectures {
         arches.push_str(&format!("{arch}\n"));

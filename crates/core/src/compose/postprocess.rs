@@ -7,9 +7,9 @@
 //! 1. defaults and units that every tree gets, so that the treefile's own files come later and win;
 //! 2. leftovers of the build host go, for the same reason;
 //! 3. the treefile: locales, os-release, units, removals, files, scripts;
-//! 4. secrets go, whoever made them; links that lead nowhere; special files;
+//! 4. machine id, links that lead nowhere, special files;
 //! 5. kernel and initramfs, of the final content of /usr and /etc;
-//! 6. the top level, accounts, /var, and /etc last: no program of the tree runs after that.
+//! 6. the top level, /etc to /usr/etc, secrets whoever made them, /var, accounts: no program of the tree runs after that.
 
 pub(crate) mod content;
 pub(crate) mod identity;
@@ -23,6 +23,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::kernel::{self, Kernel, KernelOptions};
+use crate::assemble::accounts::{self, Scope};
+use crate::assemble::state::{self, CaptureOptions};
 use crate::error::{Context, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::sources::Source;
@@ -64,7 +66,8 @@ pub struct Dropped {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub dropped: Vec<Dropped>,
-    /// Paths that no rule knows. They stay in the tree.
+    /// Paths that no rule knows: of the top level, which stay in the tree, and of /var with the reason, see
+    /// [`state::Unclassified`].
     pub unclassified: Vec<String>,
     pub kernel: Option<Kernel>,
 }
@@ -72,6 +75,10 @@ pub struct Report {
 impl Report {
     pub(crate) fn drop(&mut self, path: impl Into<String>, reason: &str) {
         self.dropped.push(Dropped { path: path.into(), reason: reason.to_owned() });
+    }
+
+    fn extend(&mut self, dropped: Vec<state::Dropped>) {
+        self.dropped.extend(dropped.into_iter().map(|d| Dropped { path: format!("/{}", d.path), reason: d.reason }));
     }
 }
 
@@ -100,7 +107,7 @@ pub fn run(
 
     apply_treefile(&tree, &runner, treefile, options, &mut report)?;
 
-    identity::remove_secrets(&tree, treefile.machineid_compat, &mut report)?;
+    identity::machine_id(&tree, treefile.machineid_compat)?;
     units::drop_dangling(&tree, &mut report)?;
     identity::remove_special_files(&tree, &mut report)?;
     if treefile.readonly_executables {
@@ -114,14 +121,50 @@ pub fn run(
         dracut_args: &treefile.initramfs_args,
         cache: options.cachedir,
     };
-    report.kernel = kernel::install(&tree, &runner, kernel_options, &mut report).context(|| "Preparing the kernel")?;
+    // Without shims: dracut copies the programs it finds in PATH.
+    let plain = Runner { binds: &[], ..runner };
+    report.kernel = kernel::install(&tree, &plain, kernel_options, &mut report).context(|| "Preparing the kernel")?;
 
-    let mode = layout::opt_usrlocal(&tree, treefile.opt_usrlocal, events);
-    layout::top_level(&tree, mode, treefile.tmp_is_dir, &mut report)?;
-    layout::registries(&tree)?;
-    layout::move_etc(&tree)?;
+    finish(&tree, treefile, events, options.strict_var, &mut report)?;
     tell(&report, events);
     Ok(report)
+}
+
+/// Step 6: nothing runs in the tree any more.
+fn finish(
+    tree: &Tree,
+    treefile: &Treefile,
+    events: &dyn EventSink,
+    strict_var: bool,
+    report: &mut Report,
+) -> Result<()> {
+    let root = tree.root();
+    let var = root.join("var");
+    let mode = layout::opt_usrlocal(tree, treefile.opt_usrlocal, events);
+    layout::top_level(tree, mode, treefile.tmp_is_dir, report)?;
+    // Also of a tree that came with its registries in /var.
+    state::prepare_registries(root, &var, mode)?;
+    layout::move_etc(tree)?;
+    identity::remove_secrets(tree, &treefile.add_files, report)?;
+
+    let names = accounts::tree_names(root)?;
+    let captured = state::capture_var(&var, None, root, &names, CaptureOptions { conf_name: state::BASE_VAR_CONF })?;
+    for warning in captured.warnings() {
+        events.warning(warning);
+    }
+    if strict_var {
+        captured.require_classified()?;
+    }
+    report.unclassified.extend(captured.unclassified.iter().map(|u| format!("/{} ({})", u.path, u.reason)));
+    report.extend(captured.dropped);
+    for name in tree.entries("/var")? {
+        tree.remove(&format!("/var/{name}"))?;
+    }
+
+    accounts::capture(root, &accounts::read_lock(root)?)?;
+    accounts::check_owners(root, Scope::Tree)?;
+    report.extend(state::clean_registries(root)?);
+    Ok(())
 }
 
 /// Step 3: what the treefile says about content.
@@ -157,8 +200,5 @@ fn apply_treefile(
 fn tell(report: &Report, events: &dyn EventSink) {
     if !report.dropped.is_empty() {
         events.message(format!("Left out of the commit: {} paths", report.dropped.len()));
-    }
-    for path in &report.unclassified {
-        events.warning(format!("{path} of the tree is no directory OSTree knows; it will be read-only on the machine"));
     }
 }

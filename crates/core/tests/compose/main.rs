@@ -11,9 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
+use apt_ostree_core::assemble::quirks::{Quirks, RUNTIME_DIR};
 use apt_ostree_core::compose::{bootstrap, postprocess};
 use apt_ostree_core::event::{Event, EventSink};
+use apt_ostree_core::model::accounts::IdLock;
+use apt_ostree_core::sandbox::Bind;
 use apt_ostree_core::sandbox::bubblewrap::Bubblewrap;
+use apt_ostree_core::source::SolvedPackage;
 use fixture::{Fixture, run};
 
 /// Keeps warnings and messages; shows everything when a test fails.
@@ -48,8 +52,10 @@ fn composed() -> &'static Composed {
         let log = Log::default();
         let treefile = treefile::minimal();
         let packages = fixture.packages();
-        let options = bootstrap::BootstrapOptions { workdir: &dir, binds: &[] };
-        let result = bootstrap::run(&root, &packages, &treefile, &Bubblewrap, &log, options);
+        let shims = shims(&packages, &dir.join("runtime"));
+        let options = bootstrap::BootstrapOptions { workdir: &dir, binds: &shims };
+        let lock = IdLock::parse("test", PINNED).unwrap();
+        let result = bootstrap::run_with_ids(&root, &packages, &treefile, &Bubblewrap, &log, options, &lock);
         check(result, &log);
         compare_with_mmdebstrap(fixture, &root);
         let cache = fixture.dir.join("cache");
@@ -58,7 +64,7 @@ fn composed() -> &'static Composed {
             cachedir: Some(&cache),
             version: Some("13.1"),
             sources: &[],
-            binds: &[],
+            binds: &shims,
             container: false,
             strict_var: false,
         };
@@ -66,6 +72,18 @@ fn composed() -> &'static Composed {
         Composed { dir, report, log: log.0.into_inner().unwrap() }
     })
 }
+
+/// The shims of the built-in quirks, as a compose binds them.
+fn shims(packages: &[SolvedPackage], directory: &Path) -> Vec<Bind> {
+    let active = Quirks::load(None).unwrap().for_packages(packages.iter().map(|p| &p.id)).unwrap();
+    let runtime = active.write_runtime(directory).unwrap();
+    let bind = |source: PathBuf, target: String, read_only| Bind { source, target, read_only };
+    let files = runtime.binds.into_iter().map(|(source, target)| bind(source, target, true));
+    std::iter::once(bind(runtime.directory, RUNTIME_DIR.into(), false)).chain(files).collect()
+}
+
+/// The lock of an earlier commit, in which the group of ssh-agent had another number than adduser would give it now.
+const PINNED: &str = "# apt-ostree id lock, format 1\ngroup:_ssh:777:::::openssh-client\n";
 
 fn check<T>(result: apt_ostree_core::Result<T>, log: &Log) -> T {
     result.unwrap_or_else(|e| panic!("{}\n{e}\n{e:#?}", log.0.lock().unwrap().join("\n")))
@@ -144,6 +162,12 @@ fn expected_difference(line: &str) -> bool {
         "/etc/.resolv.conf",
         "/etc/fstab",
         "/etc/machine-id",
+        // Ours.
+        "/usr/lib/apt-ostree",
+        // The kernel's links are libostree's business: linux-update-symlinks is a shim.
+        " /vmlinuz",
+        // Its group is pinned by the id lock.
+        "/usr/bin/ssh-agent",
         // Made anew by every run.
         "/etc/ssh/ssh_host_",
         "/.cache",
@@ -173,6 +197,11 @@ fn the_tree_is_what_libostree_wants() {
     assert!(composed.report.unclassified.is_empty(), "{:?}", composed.report.unclassified);
     let timers = root.join("usr/etc/systemd/system/timers.target.wants");
     assert!(!timers.join("apt-daily.timer").exists() && timers.join("fstrim.timer").is_symlink());
+    assert_eq!(fs::read_dir(root.join("var")).unwrap().count(), 0);
+    let agent = root.join("usr/bin/ssh-agent").metadata().unwrap();
+    assert_eq!(agent.gid(), 777, "the id lock decides the group of a setgid program");
+    let sysusers = fs::read_to_string(root.join("usr/lib/sysusers.d/50-apt-ostree-ids.conf")).unwrap();
+    assert!(sysusers.lines().any(|l| l.starts_with("g _ssh 777")), "{sysusers}");
     // dpkg finds its database by the link alone.
     let audit = run(Command::new("dpkg").arg("--admindir").arg(root.join("usr/lib/sysimage/dpkg")).arg("--audit"));
     assert_eq!(audit, "");
@@ -202,15 +231,9 @@ fn it_deploys_and_boots_to_multi_user() {
         run(Command::new("ostree").arg("admin").arg(args[0]).arg("--sysroot").arg(&sysroot).args(&args[1..]))
     };
     admin(&["os-init", "debian"]);
-    let target = sysroot.join("ostree/repo");
-    run(Command::new("ostree")
-        .arg("--repo")
-        .arg(&target)
-        .arg("pull-local")
-        .arg("--disable-fsync")
-        .arg(&repo)
-        .arg("test"));
-    run(Command::new("ostree").arg("--repo").arg(&target).args(["config", "set", "sysroot.bootloader", "none"]));
+    let target = format!("--repo={}", sysroot.join("ostree/repo").display());
+    run(Command::new("ostree").args(["pull-local", &target, "--disable-fsync"]).arg(&repo).arg("test"));
+    run(Command::new("ostree").args(["config", &target, "set", "sysroot.bootloader", "none"]));
     admin(&["deploy", "--os=debian", "--karg=root=UUID=none", "--karg=rw", "test"]);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/boot/nspawn.sh");
     let inside = "set -x; systemctl is-system-running --wait; systemctl --failed --no-legend --plain; \
@@ -220,5 +243,5 @@ fn it_deploys_and_boots_to_multi_user() {
     assert!(output.contains("\nrunning\n"), "{output}");
     assert!(!output.contains("\nWRITABLE"), "{output}");
     assert!(output.contains("ssh_host_ed25519_key"), "{output}");
-    assert!(output.contains("755 /opt/."), "{output}");
+    assert!(output.contains("755 /opt/.") && output.contains("2755 /var/log/journal"), "{output}");
 }

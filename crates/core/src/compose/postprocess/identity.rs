@@ -1,6 +1,7 @@
 //! What must not be the same on every machine, or come from the machine that composed: keys, seeds, names, caches of
 //! the build. Everything found is removed and reported; what a machine needs is made again on its first boot.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -8,127 +9,91 @@ use std::path::Path;
 use super::Report;
 use super::tree::Tree;
 use super::units;
+use crate::assemble::state;
 use crate::error::{Context, Error, Result};
+use crate::model::treefile::AddFile;
 
 const HOST_KEYS_UNIT: &str = include_str!("../../../../../data/systemd/system/apt-ostree-ssh-host-keys.service");
 const SNAKEOIL_UNIT: &str = include_str!("../../../../../data/systemd/system/apt-ostree-snakeoil.service");
 const JOURNALD: &str = include_str!("../../../../../data/systemd/journald.conf.d/10-apt-ostree.conf");
 
-/// Leftovers of the machine that composed and of the installation. Removed before the treefile's own files are
-/// added, so that an author can ship them on purpose.
+/// Leftovers that [`state::scrub_etc`] does not know, because only a compose meets them.
 const RESIDUE: &[(&str, &str)] = &[
-    ("/etc/hostname", "host name of the build"),
-    ("/etc/mailname", "host name of the build"),
-    ("/etc/adjtime", "clock of the build host"),
     ("/etc/.resolv.conf.systemd-resolved.bak", "name servers of the build"),
     ("/etc/apt/apt.conf.d/99mmdebstrap", "apt configuration of the build"),
-    ("/var/lib/dbus/machine-id", "machine identity"),
-];
-
-/// Secrets and identities. Removed last, after every script, whoever made them.
-const SECRETS: &[(&str, &str)] = &[
-    ("/etc/ssh/ssh_host_*_key", "host key"),
-    ("/etc/ssh/ssh_host_*_key.pub", "host key"),
-    ("/etc/ssl/private/ssl-cert-snakeoil.key", "private key"),
-    ("/etc/ssl/certs/ssl-cert-snakeoil.pem", "certificate of a private key"),
-    ("/etc/hostid", "machine identity"),
-    ("/etc/iscsi/initiatorname.iscsi", "machine identity"),
+    ("/etc/machine-info", "machine identity"),
     ("/etc/nvme/hostid", "machine identity"),
     ("/etc/nvme/hostnqn", "machine identity"),
-    ("/etc/machine-info", "machine identity"),
-    ("/etc/popularity-contest.conf", "machine identity"),
     ("/etc/exim4/passwd.client", "password"),
-    ("/var/lib/systemd/random-seed", "random seed"),
-    ("/var/lib/systemd/credential.secret", "secret"),
-    ("/var/lib/urandom/random-seed", "random seed"),
     ("/boot/random-seed", "random seed"),
-    ("/etc/.pwd.lock", "lock file"),
-    ("/etc/passwd-", "backup"),
-    ("/etc/group-", "backup"),
-    ("/etc/shadow-", "backup"),
-    ("/etc/gshadow-", "backup"),
-    ("/etc/subuid-", "backup"),
-    ("/etc/subgid-", "backup"),
 ];
 
-/// Suffixes of what dpkg and ucf leave beside a configuration file they did not replace. With `--force-confnew` on
-/// an empty tree none is wanted.
-const CONFFILE_LEFTOVERS: &[&str] =
-    &[".dpkg-old", ".dpkg-dist", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak", ".ucf-old", ".ucf-dist", ".ucf-new"];
+/// What an author may well set in an image although no package may: kept when it comes after [`remove_residue`].
+const AUTHORS: &[&str] =
+    &["etc/adjtime", "etc/fstab", "etc/hostname", "etc/machine-id", "etc/mailname", "etc/resolv.conf"];
 
-fn remove_all(tree: &Tree, list: &[(&str, &str)], report: &mut Report) -> Result<()> {
-    for (pattern, reason) in list {
-        let (dir, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
-        if !name.contains('*') {
-            if tree.remove(pattern)? {
-                report.drop(*pattern, reason);
-            }
-            continue;
-        }
-        for entry in tree.entries(dir)?.into_iter().filter(|e| units::matches(name, e)) {
-            let path = format!("{dir}/{entry}");
-            tree.remove(&path)?;
-            report.drop(path, reason);
-        }
-    }
-    Ok(())
-}
-
-/// See [`RESIDUE`]; also the resolver and an fstab nobody filled in.
+/// What packages and the build host left in /etc. Before the treefile's own files are added, so that an author can ship
+/// some of it on purpose.
 pub(crate) fn remove_residue(tree: &Tree, report: &mut Report) -> Result<()> {
-    remove_all(tree, RESIDUE, report)?;
-    let comment = |line: &str| line.trim().is_empty() || line.starts_with('#');
-    if tree.read("/etc/fstab")?.is_some_and(|text| text.lines().all(comment)) {
-        tree.remove("/etc/fstab")?;
-        report.drop("/etc/fstab", "empty");
+    for (path, reason) in RESIDUE {
+        if tree.remove(path)? {
+            report.drop(*path, reason);
+        }
     }
-    resolv_conf(tree, report)
+    resolv_conf(tree)?;
+    // The scrubber works on the shape of a commit.
+    let (etc, usr_etc) = (tree.root().join("etc"), tree.root().join("usr/etc"));
+    fs::rename(&etc, &usr_etc).context(|| "Moving /etc of the tree")?;
+    let dropped = state::scrub_etc(tree.root(), None);
+    fs::rename(&usr_etc, &etc).context(|| "Moving /etc of the tree")?;
+    report.extend(dropped?);
+    Ok(())
 }
 
-/// `/etc/resolv.conf` is systemd-resolved's stub where that is installed, else absent for whatever manages it on the
-/// machine; never the build host's.
-fn resolv_conf(tree: &Tree, report: &mut Report) -> Result<()> {
-    const PATH: &str = "/etc/resolv.conf";
+/// `/etc/resolv.conf` is systemd-resolved's stub where that is installed; never the build host's.
+fn resolv_conf(tree: &Tree) -> Result<()> {
     if tree.exists("/usr/lib/systemd/systemd-resolved") {
-        return tree.symlink("../run/systemd/resolve/stub-resolv.conf", PATH);
-    }
-    if !tree.is_symlink(PATH) && tree.remove(PATH)? {
-        report.drop(PATH, "name servers of the build");
+        tree.symlink("../run/systemd/resolve/stub-resolv.conf", "/etc/resolv.conf")?;
     }
     Ok(())
 }
 
-/// See [`SECRETS`]. `machineid_compat` is the treefile key: an empty `/etc/machine-id`, or none so that the first
-/// boot applies presets (machine-id(5), "First Boot Semantics").
-pub(crate) fn remove_secrets(tree: &Tree, machineid_compat: bool, report: &mut Report) -> Result<()> {
-    remove_all(tree, SECRETS, report)?;
-    if machineid_compat {
-        if tree.read("/etc/machine-id")?.is_some_and(|t| !t.is_empty()) {
-            report.drop("/etc/machine-id", "machine identity (an empty file stays)");
-        }
-        tree.write("/etc/machine-id", "", 0o444)?;
-    } else {
-        tree.remove("/etc/machine-id")?;
-    }
-    conffile_leftovers(tree, "/etc", report)
+/// `machineid-compat`: an empty `/etc/machine-id`, or none so that the first boot applies presets (machine-id(5),
+/// "First Boot Semantics"). Never an id.
+pub(crate) fn machine_id(tree: &Tree, compat: bool) -> Result<()> {
+    if compat { tree.write("/etc/machine-id", "", 0o444) } else { tree.remove("/etc/machine-id").map(|_| ()) }
 }
 
-fn conffile_leftovers(tree: &Tree, dir: &str, report: &mut Report) -> Result<()> {
-    for name in tree.entries(dir)? {
-        let path = format!("{dir}/{name}");
-        let kind =
-            tree.locate(&path)?.symlink_metadata().context(|| format!("Reading {path} of the tree"))?.file_type();
-        if kind.is_dir() {
-            conffile_leftovers(tree, &path, report)?;
-        } else if CONFFILE_LEFTOVERS.iter().any(|s| name.ends_with(s)) {
-            tree.remove(&path)?;
-            report.drop(path, "leftover of a configuration file");
+/// Secrets, identities and leftovers that the treefile's scripts made; not what `add-files` brought. Runs when `/etc`
+/// is `/usr/etc` already, after everything else.
+pub(crate) fn remove_secrets(tree: &Tree, added: &[AddFile], report: &mut Report) -> Result<()> {
+    let mut candidates = BTreeSet::new();
+    list_files(tree, "etc", &mut candidates)?;
+    for path in AUTHORS {
+        candidates.remove(*path);
+    }
+    for file in added {
+        candidates.remove(file.dest.trim_start_matches('/'));
+    }
+    report.extend(state::scrub_etc(tree.root(), Some(&candidates))?);
+    Ok(())
+}
+
+/// Everything below `usr/DIR` that is no directory, as `DIR/…`.
+fn list_files(tree: &Tree, dir: &str, out: &mut BTreeSet<String>) -> Result<()> {
+    for name in tree.entries(&format!("/usr/{dir}"))? {
+        let rel = format!("{dir}/{name}");
+        let path = format!("/usr/{rel}");
+        if tree.is_dir(&path) && !tree.is_symlink(&path) {
+            list_files(tree, &rel, out)?;
+        } else {
+            out.insert(rel);
         }
     }
     Ok(())
 }
 
-/// Units that make on first boot what [`SECRETS`] took away, and the journal's place.
+/// Units that make on first boot what the scrubbing took away, and the journal's place.
 pub(crate) fn first_boot_units(tree: &Tree) -> Result<()> {
     for (program, unit, text) in [
         ("/usr/sbin/sshd", "apt-ostree-ssh-host-keys.service", HOST_KEYS_UNIT),
@@ -141,6 +106,10 @@ pub(crate) fn first_boot_units(tree: &Tree) -> Result<()> {
     }
     if tree.exists("/usr/lib/systemd/systemd-journald") {
         tree.write("/usr/lib/systemd/journald.conf.d/10-apt-ostree.conf", JOURNALD, 0o644)?;
+        // Made by systemd's postinst with access control lists that systemd's own tmpfiles.d sets again.
+        if tree.entries("/var/log/journal")?.is_empty() {
+            tree.remove("/var/log/journal")?;
+        }
     }
     Ok(())
 }
@@ -233,34 +202,41 @@ mod tests {
     }
 
     #[test]
-    fn secrets_go_and_are_reported() {
+    fn secrets_of_scripts_go_but_not_the_authors_files() {
         let (_dir, tree) = tree(&[
-            ("/etc/ssh/ssh_host_rsa_key", "k"),
-            ("/etc/ssh/ssh_host_rsa_key.pub", "k"),
-            ("/etc/ssh/sshd_config", "c"),
-            ("/etc/machine-id", "0123\n"),
-            ("/etc/x/y.conf.dpkg-dist", "d"),
-            ("/var/lib/systemd/random-seed", "s"),
+            ("/usr/etc/ssh/ssh_host_rsa_key", "k"),
+            ("/usr/etc/ssh/ssh_host_ed25519_key", "mine"),
+            ("/usr/etc/ssh/sshd_config", "c"),
+            ("/usr/etc/hostname", "kiosk\n"),
+            ("/usr/etc/x/y.conf.dpkg-dist", "d"),
         ]);
         let mut report = Report::default();
-        remove_secrets(&tree, true, &mut report).unwrap();
-        assert_eq!(tree.entries("/etc/ssh").unwrap(), ["sshd_config"]);
-        assert!(tree.entries("/etc/x").unwrap().is_empty());
-        assert_eq!(tree.read("/etc/machine-id").unwrap().as_deref(), Some(""));
-        assert_eq!(report.dropped.len(), 5);
-        remove_secrets(&tree, false, &mut report).unwrap();
-        assert!(!tree.exists("/etc/machine-id"));
+        let added = AddFile { source: "/x".into(), dest: "/etc/ssh/ssh_host_ed25519_key".into() };
+        remove_secrets(&tree, &[added], &mut report).unwrap();
+        assert_eq!(tree.entries("/usr/etc/ssh").unwrap(), ["ssh_host_ed25519_key", "sshd_config"]);
+        assert!(tree.entries("/usr/etc/x").unwrap().is_empty() && tree.exists("/usr/etc/hostname"));
+        let paths: Vec<&str> = report.dropped.iter().map(|d| d.path.as_str()).collect();
+        assert_eq!(paths, ["/etc/ssh/ssh_host_rsa_key", "/etc/x/y.conf.dpkg-dist"]);
     }
 
     #[test]
-    fn residue_keeps_what_is_configured() {
-        let (_dir, with) = tree(&[("/etc/fstab", "# x\nUUID=1 /boot ext4 defaults 0 2\n"), ("/etc/resolv.conf", "n")]);
+    fn residue_of_the_build_goes() {
+        let (_dir, tree) = tree(&[
+            ("/etc/fstab", "# x\n"),
+            ("/etc/hostname", "builder\n"),
+            ("/etc/resolv.conf", "nameserver x"),
+            ("/etc/machine-id", "0123\n"),
+            ("/usr/x", ""),
+        ]);
         let mut report = Report::default();
-        remove_residue(&with, &mut report).unwrap();
-        assert!(with.exists("/etc/fstab") && !with.exists("/etc/resolv.conf"));
-        with.write("/usr/lib/systemd/systemd-resolved", "", 0o755).unwrap();
-        remove_residue(&with, &mut report).unwrap();
-        assert!(with.is_symlink("/etc/resolv.conf"));
+        remove_residue(&tree, &mut report).unwrap();
+        assert_eq!(tree.entries("/etc").unwrap(), ["machine-id"]);
+        assert_eq!(tree.read("/etc/machine-id").unwrap().as_deref(), Some(""));
+        tree.write("/usr/lib/systemd/systemd-resolved", "", 0o755).unwrap();
+        remove_residue(&tree, &mut report).unwrap();
+        assert!(tree.is_symlink("/etc/resolv.conf"));
+        machine_id(&tree, false).unwrap();
+        assert!(!tree.exists("/etc/machine-id"));
     }
 
     #[test]

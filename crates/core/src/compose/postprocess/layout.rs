@@ -11,7 +11,7 @@ use super::tree::Tree;
 use super::units;
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
-use crate::model::layout::{self as model, RegistryKind, TopEntry};
+use crate::model::layout::{self as model, TopEntry};
 use crate::model::treefile::OptUsrLocal;
 
 const OVERLAY_MODE: &str =
@@ -45,19 +45,26 @@ pub(crate) fn check_ordinary(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// What the treefile's `opt-usrlocal` comes to for this tree: state overlays need a libostree that has them.
-pub(crate) fn opt_usrlocal(tree: &Tree, wanted: OptUsrLocal, events: &dyn EventSink) -> model::OptUsrLocal {
+/// The treefile's `opt-usrlocal` as the tables of the layout name it.
+pub(crate) fn wanted_mode(wanted: OptUsrLocal) -> model::OptUsrLocal {
     match wanted {
         OptUsrLocal::Var => model::OptUsrLocal::Var,
         OptUsrLocal::Root => model::OptUsrLocal::Root,
-        OptUsrLocal::StateOverlay if tree.exists(OVERLAY_UNIT) => model::OptUsrLocal::StateOverlay,
-        OptUsrLocal::StateOverlay => {
+        OptUsrLocal::StateOverlay => model::OptUsrLocal::StateOverlay,
+    }
+}
+
+/// What it comes to for this tree: state overlays need a libostree that has them.
+pub(crate) fn opt_usrlocal(tree: &Tree, wanted: OptUsrLocal, events: &dyn EventSink) -> model::OptUsrLocal {
+    match wanted_mode(wanted) {
+        model::OptUsrLocal::StateOverlay if !tree.exists(OVERLAY_UNIT) => {
             events.warning(
                 "The libostree of the tree has no state overlays (package ostree-boot, version 2024.1 or newer): /opt and \
                  /usr/local are plain read-only directories, as with 'opt-usrlocal: root'",
             );
             model::OptUsrLocal::Root
         }
+        mode => mode,
     }
 }
 
@@ -91,7 +98,6 @@ pub(crate) fn top_level(tree: &Tree, mode: model::OptUsrLocal, tmp_is_dir: bool,
         tree.remove("/tmp")?;
         tree.symlink("sysroot/tmp", "/tmp")?;
     }
-    tree.write(&format!("/{}", model::LAYOUT_CONF), model::layout_tmpfiles(mode), 0o644)?;
     if mode == model::OptUsrLocal::StateOverlay {
         tree.write(&format!("{OVERLAY_UNIT}.d/10-apt-ostree-mode.conf"), OVERLAY_MODE, 0o644)?;
         for instance in ["usr-lib-opt", "usr-local"] {
@@ -122,28 +128,6 @@ fn to_link(tree: &Tree, link: &str, target: &str, mode: u32) -> Result<()> {
         tree.mkdir(&inside, mode)?;
     }
     tree.symlink(&model::relative_link(&link[1..], target), link)
-}
-
-/// The registries ([`model::REGISTRIES`]) in /usr/lib/sysimage with links from /var; what stands in a link's place moves.
-pub(crate) fn registries(tree: &Tree) -> Result<()> {
-    for registry in model::REGISTRIES {
-        let (var, image) = (format!("/{}", registry.var), format!("/{}", registry.image));
-        if registry.kind == RegistryKind::Directory {
-            tree.mkdir(&image, 0o755)?;
-            if tree.is_dir(&var) && !tree.is_symlink(&var) {
-                tree.merge_into(&var, &image)?;
-                tree.remove(&var)?;
-            }
-        } else if tree.exists(&var) && !tree.is_symlink(&var) {
-            let content = fs::read(tree.locate(&var)?).context(|| format!("Reading {var} of the tree"))?;
-            tree.write(&image, content, 0o644)?;
-            tree.remove(&var)?;
-        }
-        if registry.kind != RegistryKind::ConfiguredFile {
-            tree.symlink(&model::relative_link(registry.var, registry.image), &var)?;
-        }
-    }
-    tree.write(&format!("/{}", model::REGISTRIES_CONF), model::registries_tmpfiles(), 0o644)
 }
 
 /// Empties a directory. Empty directories in it go without a word, everything else is reported.
