@@ -62,7 +62,7 @@ struct Directories {
     _temporary: Option<tempfile::TempDir>,
 }
 
-pub fn execute(compose: &ComposeTree, options: &super::Options, ports: Ports<'_>) -> Result<Report> {
+pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Ports<'_>) -> Result<Report> {
     let events = ports.events;
     let loaded = input::load(&compose.treefile, &compose.arch)?;
     for warning in &loaded.warnings {
