@@ -42,4 +42,7 @@ pub trait Sandbox {
     /// Runs `argv` to its end and hands every output line to `line`. A non-zero exit is not an error here:
     /// callers know what it means. Errors are those of the jail itself.
     fn run(&self, spec: &SandboxSpec, argv: &[&str], line: &mut dyn FnMut(&str)) -> Result<RunOutput>;
+
+    /// The command line of such a run, for a POSIX shell.
+    fn command_line(&self, spec: &SandboxSpec, argv: &[&str]) -> String;
 }

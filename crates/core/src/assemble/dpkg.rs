@@ -83,7 +83,15 @@ impl DpkgRun<'_> {
         if output.code == 0 {
             return Ok(());
         }
-        Err(watcher.failure(output.code, &output.reproduce))
+        let mut error = watcher.failure(output.code, &output.reproduce);
+        if let Some(failure) = &mut error.script {
+            // A package that is unpacked already: its configuration alone shows the failure again.
+            if matches!(failure.script.as_str(), "postinst" | "trigger") {
+                let argv = ["dpkg", "--force-unsafe-io", "--configure", &failure.package];
+                failure.reproduce = sandbox.command_line(&spec, &argv);
+            }
+        }
+        Err(error)
     }
 
     fn command(&self) -> String {

@@ -51,7 +51,7 @@ pub fn assemble(
     let quirks = load_quirks(input)?;
     let mut overlay = Overlay::mount(input.base_tree, &scratch.join("overlay"))?;
     let tree = Tree::prepare(input, &overlay, scratch, quirks, sandbox)?;
-    tree.install(input, sandbox, events)?;
+    tree.install(input, sandbox, events).map_err(|error| reproducible(error, &overlay, scratch))?;
     events.task("Classifying changes", || tree.classify(input, &overlay, events))?;
     let kernel = single_kernel(&tree.root)?;
     overlay.unmount()?;
@@ -69,6 +69,18 @@ pub fn assemble(
         };
         Ok(repo.commit_overlay(&input.base.checksum, &overlay.upper(), &spec)?.0)
     })
+}
+
+/// Leaves a script in the scratch space that runs the failed maintainer script again, on the tree as it was then. The
+/// scratch space of such a failure stays until the next transaction.
+fn reproducible(mut error: Error, overlay: &Overlay, scratch: &Path) -> Error {
+    if let Some(failure) = &mut error.script {
+        let path = scratch.join("reproduce.sh");
+        if fs::write(&path, overlay.script(&failure.reproduce)).is_ok() {
+            failure.reproduce = format!("sh {}", path.display());
+        }
+    }
+    error
 }
 
 /// The mounted tree and the scratch directories that are bound into the sandbox with it.

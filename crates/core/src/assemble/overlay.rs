@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::error::{Context, Error, Result};
+use crate::sandbox::bubblewrap::shell_join;
 
 /// Scratch layout, below a directory of its own: `upper/`, `work/`, `root/` (the mount point), and what callers add.
 #[derive(Debug)]
 pub struct Overlay {
     scratch: PathBuf,
+    options: String,
     mounted: bool,
 }
 
@@ -30,11 +32,12 @@ impl Overlay {
             quote(&scratch.join("upper")),
             quote(&scratch.join("work"))
         );
+        let options = data.clone();
         let data = std::ffi::CString::new(data).map_err(|_| Error::failed("A path has a NUL byte"))?;
         let root = scratch.join("root");
         rustix::mount::mount("overlay", &root, "overlay", MountFlags::empty(), data.as_c_str())
             .context(|| format!("Mounting an overlay over {}", lower.display()))?;
-        Ok(Self { scratch: scratch.to_owned(), mounted: true })
+        Ok(Self { scratch: scratch.to_owned(), options, mounted: true })
     }
 
     /// The merged view.
@@ -45,6 +48,14 @@ impl Overlay {
     /// Only what changed; valid for reading once unmounted.
     pub fn upper(&self) -> PathBuf {
         self.scratch.join("upper")
+    }
+
+    /// A shell script that mounts the same layers again, in a namespace of its own, and runs `command` there.
+    pub fn script(&self, command: &str) -> String {
+        let mount =
+            shell_join(&["mount", "-t", "overlay", "overlay", "-o", &self.options, &self.root().to_string_lossy()]);
+        let inner = format!("{mount}\nexec {command}");
+        format!("#!/bin/sh\n{}\n", shell_join(&["unshare", "--mount", "--propagation", "private", "sh", "-ec", &inner]))
     }
 
     pub fn unmount(&mut self) -> Result<()> {

@@ -14,7 +14,7 @@ use super::Report;
 use super::transaction::{Ports, human_size};
 use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::compose::{bootstrap, input, postprocess};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::accounts::{IDS_LOCK, IdLock};
 use crate::model::diff::PackageDiff;
@@ -60,7 +60,18 @@ pub struct ComposeTree {
 struct Directories {
     work: PathBuf,
     cache: PathBuf,
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Option<tempfile::TempDir>,
+    /// Held while the scratch space of the repository is in use.
+    _lock: Option<std::fs::File>,
+}
+
+impl Directories {
+    /// Leaves the temporary directory where it is; the next compose removes it.
+    fn keep(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            let _ = temporary.keep();
+        }
+    }
 }
 
 pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Ports<'_>) -> Result<Report> {
@@ -78,7 +89,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let repo_path = compose.repo.as_deref().ok_or_else(|| Error::usage("--repo must be specified"))?;
     let repo = Repo::open_or_create(repo_path)?;
     let previous = previous_commit(&repo, compose, &reference, events)?;
-    let directories = directories(compose, &repo)?;
+    let mut directories = directories(compose, &repo)?;
 
     let config = SourceConfig {
         state: directories.cache.join("apt"),
@@ -124,7 +135,12 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let shims = shims(&solution, options, &tmp.join("runtime"))?;
     let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims };
     let ids = previous_ids(&repo, previous.as_ref())?;
-    bootstrap::run_with_ids(&root, &solution.install, treefile, ports.sandbox, events, bootstrap, &ids)?;
+    let installed = bootstrap::run_with_ids(&root, &solution.install, treefile, ports.sandbox, events, bootstrap, &ids);
+    if installed.as_ref().is_err_and(|error| error.script.is_some()) {
+        // The tree in which the script failed is needed to run it again.
+        directories.keep();
+    }
+    installed?;
     let report = postprocess::run(
         &root,
         treefile,
@@ -247,10 +263,13 @@ fn previous_commit(
 }
 
 fn directories(compose: &ComposeTree, repo: &Repo) -> Result<Directories> {
+    let mut lock = None;
     let (work, temporary) = match &compose.workdir {
         Some(path) => (path.clone(), None),
         None => {
             // Beside the objects: files are renamed into a bare repository, and /tmp may be memory.
+            lock = Some(lock_scratch(repo)?);
+            crate::repo::remove_tree(&repo.extension("tmp")?)?;
             let directory = tempfile::Builder::new().prefix("compose-").tempdir_in(repo.extension("tmp")?)?;
             (directory.path().to_owned(), Some(directory))
         }
@@ -259,7 +278,21 @@ fn directories(compose: &ComposeTree, repo: &Repo) -> Result<Directories> {
     for path in [work.join("tmp"), cache.join("apt"), cache.join("initramfs")] {
         std::fs::create_dir_all(&path).context(|| format!("Creating {}", path.display()))?;
     }
-    Ok(Directories { work, cache, _temporary: temporary })
+    Ok(Directories { work, cache, temporary, _lock: lock })
+}
+
+/// One compose at a time may use (and first empties) the scratch space of a repository.
+fn lock_scratch(repo: &Repo) -> Result<std::fs::File> {
+    let path = repo.extension("")?.join("compose.lock");
+    let file = std::fs::File::create(&path).context(|| format!("Opening {}", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Error::new(ErrorKind::Busy, format!("Another compose is at work in {}", repo.path().display()))
+                .hint("Wait for it, or give this one its own --workdir."))
+        }
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn report_solution(solution: &Solution, full: bool, events: &dyn EventSink) {

@@ -338,8 +338,9 @@ impl<'a> Transaction<'a> {
         if self.options.download_only {
             return Ok(None);
         }
-        let scratch = self.repo.extension("tmp")?.join(format!("layer-{}", std::process::id()));
-        crate::repo::remove_tree(&scratch)?;
+        // What a transaction that was killed, or a failed script, left there.
+        crate::repo::remove_tree(&self.repo.extension("tmp")?)?;
+        let scratch = self.repo.extension("tmp")?.join("layer");
         let input = LayerInput {
             base_tree: &base.tree,
             base: &base.info,
@@ -351,10 +352,11 @@ impl<'a> Transaction<'a> {
             quirk_dirs: &self.options.quirk_dirs,
         };
         let result = layer::assemble(&input, &scratch, &self.repo, self.ports.sandbox, events);
-        let cleaned = crate::repo::remove_tree(&scratch);
-        let commit = result?;
-        cleaned?;
-        Ok(Some(commit))
+        // A failed maintainer script can be run again there, until the next transaction.
+        if !matches!(&result, Err(error) if error.script.is_some()) {
+            crate::repo::remove_tree(&scratch)?;
+        }
+        result.map(Some)
     }
 }
 

@@ -38,7 +38,7 @@ const TAIL_LINES: usize = 40;
 pub struct Bubblewrap;
 
 impl Bubblewrap {
-    fn command_line(spec: &SandboxSpec, argv: &[&str]) -> Vec<String> {
+    fn words(spec: &SandboxSpec, argv: &[&str]) -> Vec<String> {
         let mut line: Vec<String> = Vec::new();
         let mut push = |items: &[&str]| line.extend(items.iter().map(ToString::to_string));
         push(&["bwrap", "--cap-add", "ALL", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]);
@@ -63,8 +63,12 @@ impl Bubblewrap {
 }
 
 impl Sandbox for Bubblewrap {
+    fn command_line(&self, spec: &SandboxSpec, argv: &[&str]) -> String {
+        shell_join(&Self::words(spec, argv))
+    }
+
     fn run(&self, spec: &SandboxSpec, argv: &[&str], line: &mut dyn FnMut(&str)) -> Result<RunOutput> {
-        let command = Self::command_line(spec, argv);
+        let command = Self::words(spec, argv);
         let mut output = RunOutput { reproduce: shell_join(&command), ..RunOutput::default() };
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let mut child = Command::new(&command[0])
