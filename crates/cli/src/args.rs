@@ -19,6 +19,8 @@ use crate::terminal::Terminal;
 /// The name of the program in texts, whatever argv[0] says.
 const NAME: &str = "apt-ostree";
 
+const GLOBAL: &str = "Global Options";
+
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
@@ -39,13 +41,13 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Global {
     /// Print version information and exit
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     version: bool,
     /// Avoid printing most informational messages
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) quiet: bool,
     /// Work on this system root instead of the booted one
-    #[arg(long, global = true, value_name = "SYSROOT")]
+    #[arg(long, global = true, value_name = "SYSROOT", help_heading = GLOBAL)]
     pub(crate) sysroot: Option<PathBuf>,
     /// Accepted for compatibility
     #[arg(long, global = true, hide = true)]

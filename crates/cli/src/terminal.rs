@@ -13,6 +13,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::render;
 
+/// A task whose size is not known. The rest of the line is cut, not wrapped.
+const SPINNER: &str = "{spinner} {prefix} {wide_msg}";
+const BAR: &str = "{prefix} [{bar:20}] {percent}% {wide_msg}";
+
 /// Where output goes and what of it is wanted.
 #[derive(Debug)]
 pub(crate) struct Terminal {
@@ -26,6 +30,9 @@ pub(crate) struct Terminal {
     /// Show the output of maintainer scripts.
     script_output: bool,
     state: RefCell<State>,
+    /// Everything printed, in order, instead of printing it.
+    #[cfg(test)]
+    printed: Option<RefCell<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +59,8 @@ impl Terminal {
             width: if columns == 0 { 80 } else { columns },
             script_output: set("APTOSTREE_SCRIPT_DEBUG") || set("RPMOSTREE_SCRIPT_DEBUG"),
             state: RefCell::default(),
+            #[cfg(test)]
+            printed: None,
         }
     }
 
@@ -70,6 +79,8 @@ impl Terminal {
             width: self.width,
             script_output: self.script_output,
             state: RefCell::default(),
+            #[cfg(test)]
+            printed: None,
         }
     }
 
@@ -93,7 +104,7 @@ impl Terminal {
     /// Prints a finished text on stdout.
     pub(crate) fn print(&self, text: &str) {
         self.close_line();
-        write_all(&mut std::io::stdout().lock(), text);
+        self.write(&mut std::io::stdout(), text);
     }
 
     pub(crate) fn line(&self, text: &str) {
@@ -102,7 +113,7 @@ impl Terminal {
 
     pub(crate) fn print_error(&self, text: &str) {
         self.close_line();
-        write_all(&mut std::io::stderr().lock(), text);
+        self.write(&mut std::io::stderr(), text);
     }
 
     /// An error of the engine or of the arguments.
@@ -141,15 +152,15 @@ impl Terminal {
             Event::TaskBegin { text } => self.begin(text),
             Event::TaskEnd { suffix } => self.end(suffix),
             Event::Progress { done, total, item } => {
-                self.advance("{msg} [{bar:20}] {percent}% {prefix}", *done, *total, item);
+                self.advance(*done, *total, item);
             }
             Event::Download { done, total, rate } => {
                 let text = format!("{} of {}, {}/s", render::size(*done), render::size(*total), render::size(*rate));
-                self.advance("{msg} [{bar:20}] {percent}% {prefix}", *done, *total, &text);
+                self.advance(*done, *total, &text);
             }
             Event::Output { line } => {
                 if let Some(bar) = &self.state.borrow().bar {
-                    bar.set_prefix(line.clone());
+                    bar.set_message(line.clone());
                 }
             }
         }
@@ -159,8 +170,8 @@ impl Terminal {
         if self.tty {
             self.close_line();
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-            bar.set_style(ProgressStyle::with_template("{spinner} {msg} {prefix}").expect("the template is constant"));
-            bar.set_message(text.to_owned());
+            bar.set_style(ProgressStyle::with_template(SPINNER).expect("the template is constant"));
+            bar.set_prefix(text.to_owned());
             bar.enable_steady_tick(Duration::from_millis(100));
             if let Some(outer) = self.state.borrow_mut().bar.replace(bar) {
                 outer.finish_and_clear();
@@ -183,15 +194,15 @@ impl Terminal {
         self.line(&if open { suffix.to_owned() } else { format!("{text}... {suffix}") });
     }
 
-    fn advance(&self, template: &str, done: u64, total: u64, item: &str) {
+    fn advance(&self, done: u64, total: u64, item: &str) {
         let state = self.state.borrow();
         let Some(bar) = &state.bar else { return };
         if bar.length() != Some(total) {
             bar.set_length(total);
-            bar.set_style(ProgressStyle::with_template(template).expect("the template is constant"));
+            bar.set_style(ProgressStyle::with_template(BAR).expect("the template is constant"));
         }
         bar.set_position(done);
-        bar.set_prefix(item.to_owned());
+        bar.set_message(item.to_owned());
     }
 
     /// Prints a line so that a running bar stays below it.
@@ -205,12 +216,96 @@ impl Terminal {
 
     fn close_line(&self) {
         if std::mem::take(&mut self.state.borrow_mut().line_open) {
-            write_all(&mut std::io::stdout().lock(), "\n");
+            self.write(&mut std::io::stdout(), "\n");
         }
+    }
+
+    /// Writes and flushes. There is nobody to tell when the reader is gone.
+    fn write(&self, out: &mut impl Write, text: &str) {
+        #[cfg(test)]
+        if let Some(printed) = &self.printed {
+            printed.borrow_mut().push_str(text);
+            return;
+        }
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }
 
-/// Writes and flushes. There is nobody to tell when the reader is gone.
-fn write_all(out: &mut impl Write, text: &str) {
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> Terminal {
+        Terminal {
+            tty: false,
+            colour: false,
+            error_colour: false,
+            script_output: false,
+            printed: Some(RefCell::default()),
+            ..Terminal::from_environment()
+        }
+    }
+
+    fn text(terminal: &Terminal) -> String {
+        terminal.printed.as_ref().unwrap().borrow().clone()
+    }
+
+    fn begin(text: &str) -> Event {
+        Event::TaskBegin { text: text.into() }
+    }
+
+    fn end(suffix: &str) -> Event {
+        Event::TaskEnd { suffix: suffix.into() }
+    }
+
+    /// One task with everything that can come in between.
+    fn transcript() -> [Event; 9] {
+        [
+            begin("Resolving dependencies"),
+            end("done"),
+            begin("Downloading packages"),
+            Event::Download { done: 1, total: 2, rate: 3 },
+            Event::Progress { done: 1, total: 2, item: "htop".into() },
+            Event::Output { line: "Setting up htop".into() },
+            Event::Message { text: "A message".into() },
+            Event::Warning { text: "a quirk was used".into() },
+            end("2"),
+        ]
+    }
+
+    #[test]
+    fn plain_lines_away_from_a_terminal() {
+        let terminal = plain();
+        transcript().iter().for_each(|e| terminal.event(e));
+        assert_eq!(
+            text(&terminal),
+            "Resolving dependencies... done\nDownloading packages... \nA message\nwarning: a quirk was used\n\
+             Downloading packages... 2\n"
+        );
+    }
+
+    #[test]
+    fn an_error_ends_the_open_task() {
+        let terminal = plain();
+        terminal.event(&begin("Fetching"));
+        terminal.error(&Error::failed("no route"));
+        terminal.event(&end("done"));
+        assert_eq!(text(&terminal), "Fetching... \nerror: no route\n");
+    }
+
+    #[test]
+    fn quiet_keeps_warnings() {
+        for quiet in [true, false] {
+            let terminal = Terminal { quiet, document: !quiet, ..plain() };
+            transcript().iter().for_each(|e| terminal.event(e));
+            assert_eq!(text(&terminal), "warning: a quirk was used\n");
+        }
+    }
+
+    #[test]
+    fn script_output_is_shown_on_request() {
+        let terminal = Terminal { script_output: true, quiet: true, ..plain() };
+        transcript().iter().for_each(|e| terminal.event(e));
+        assert!(text(&terminal).starts_with("Setting up htop\n"));
+    }
 }

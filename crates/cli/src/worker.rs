@@ -50,13 +50,19 @@ enum Message {
 
 /// Runs the job to its end.
 pub(crate) fn run(job: &Job, terminal: &Terminal) -> Result<Report> {
+    let document = serde_json::to_vec(job).context(|| "Writing the request")?;
+    run_command(command()?, &document, terminal)
+}
+
+/// Runs a program that speaks the worker's protocol.
+fn run_command(command: Command, document: &[u8], terminal: &Terminal) -> Result<Report> {
     let (sender, messages) = channel();
     // Before the worker is there, so that no signal is missed.
     let mut signals = Signals::new([SIGINT, SIGTERM]).context(|| "Catching signals")?;
     let handle = signals.handle();
     let from_signals = sender.clone();
     std::thread::spawn(move || signals.forever().all(|signal| from_signals.send(Message::Signal(signal)).is_ok()));
-    let outcome = spawn(job).and_then(|(child, stdout)| {
+    let outcome = spawn(command, document).and_then(|(child, stdout)| {
         read_lines(stdout, sender);
         Worker { child, cancelled_at: None }.wait(&messages, terminal)
     });
@@ -67,7 +73,8 @@ pub(crate) fn run(job: &Job, terminal: &Terminal) -> Result<Report> {
     outcome
 }
 
-fn spawn(job: &Job) -> Result<(Child, ChildStdout)> {
+/// This program as a worker.
+fn command() -> Result<Command> {
     let exe = std::env::current_exe().context(|| "Finding the path of this program")?;
     // unshare(1) becomes the worker by exec, so the process started here is the worker.
     let mut command = if rustix::process::geteuid().is_root() {
@@ -77,17 +84,19 @@ fn spawn(job: &Job) -> Result<(Child, ChildStdout)> {
     } else {
         Command::new(exe)
     };
+    command.arg("worker");
+    Ok(command)
+}
+
+fn spawn(mut command: Command, document: &[u8]) -> Result<(Child, ChildStdout)> {
     let mut child = command
-        .arg("worker")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .process_group(0)
         .spawn()
         .context(|| "Starting the worker process")?;
-    let document = serde_json::to_vec(job).context(|| "Writing the request")?;
-    let stdin = child.stdin.take();
     // A worker that is gone already says why by its exit status.
-    let _ = stdin.expect("stdin is piped").write_all(&document);
+    let _ = child.stdin.take().expect("stdin is piped").write_all(document);
     let stdout = child.stdout.take().expect("stdout is piped");
     Ok((child, stdout))
 }
@@ -183,6 +192,55 @@ fn died(status: ExitStatus) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A shell script as the worker. One at a time: a signal reaches every run of the process.
+    fn script(text: &str) -> Result<Report> {
+        static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut command = Command::new("sh");
+        command.args(["-c", text]);
+        run_command(command, b"{}", &Terminal::from_environment().without_progress())
+    }
+
+    #[test]
+    fn a_report_and_an_error_come_back() {
+        let report =
+            serde_json::to_string(&Line::Report { report: Box::new(Report { changed: true, ..Report::default() }) });
+        let text =
+            format!("read x; echo '{{\"event\":\"message\",\"text\":\"m\"}}'; echo noise; echo '{}'", report.unwrap());
+        assert!(script(&text).unwrap().changed);
+        let error = serde_json::to_string(&Line::Error { error: Error::new(ErrorKind::Space, "full") }).unwrap();
+        assert_eq!(script(&format!("echo '{error}'; exit 1")).unwrap_err().kind, ErrorKind::Space);
+    }
+
+    #[test]
+    fn a_worker_that_dies_is_an_error() {
+        let e = script("exit 3").unwrap_err();
+        assert!(e.to_string().contains("exit status 3") && e.hints[0].starts_with("Nothing was changed"), "{e:?}");
+        let e = script("kill -9 $$").unwrap_err();
+        assert!(e.to_string().contains("signal 9"), "{e:?}");
+    }
+
+    #[test]
+    fn a_signal_cancels_the_whole_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("pid");
+        // The worker asks its parent, as Ctrl-C would, and its child outlives it unless the group is ended.
+        let e = script(&format!("sleep 1000 >/dev/null & echo $! > {}; kill -INT $PPID; wait", pid_file.display()))
+            .unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Cancelled);
+        let pid = std::fs::read_to_string(pid_file).unwrap();
+        let gone = || match std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())) {
+            // Nobody may be there to reap it.
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        let end = Instant::now() + Duration::from_secs(20);
+        while !gone() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(gone(), "process {pid} is still there");
+    }
 
     #[test]
     fn lines_are_told_apart() {

@@ -84,12 +84,12 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
 /// Hands the job to the engine with the real ports: libapt and bubblewrap.
 fn run_request(job: &Job, events: &dyn EventSink) -> Result<Report> {
     let mut packages = AptSource::new();
-    let ports = Ports { packages: &mut packages, sandbox: &Bubblewrap, events };
+    let mut ports = Ports { packages: &mut packages, sandbox: &Bubblewrap, events };
     match job {
         Job::Transaction(request) => operation::run(request, ports),
         Job::ComposeTree(options) => {
             let (compose, options) = options.to_engine()?;
-            compose_tree::execute(&compose, &options, ports)
+            compose_tree::execute(&compose, &options, &mut ports)
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Source is the list in the commit's metadata (`rpmostree.rpmdb.pkglist`), else the dpkg database inside the commit.
 
+use std::io::Read;
+
 use ostree::gio;
 use ostree::gio::prelude::*;
 use ostree::glib;
@@ -56,15 +58,29 @@ pub fn packages(repo: &ostree::Repo, checksum: &str) -> Result<Vec<PackageId>> {
     }
     let (root, _) = repo.read_commit(checksum, gio::Cancellable::NONE).context(|| format!("Reading {checksum}"))?;
     for path in DPKG_STATUS {
-        match root.resolve_relative_path(path).load_contents(gio::Cancellable::NONE) {
-            Ok((text, _)) => return Ok(installed_from_status(&String::from_utf8_lossy(&text))),
-            // A partial commit, or one without the directory.
-            Err(e) if e.matches(gio::IOErrorEnum::NotFound) || e.matches(gio::IOErrorEnum::NotDirectory) => {}
-            Err(e) => return Err(e).context(|| format!("Reading {path} of commit {checksum}")),
+        if let Some(text) = read_file(repo, &root, path).context(|| format!("Reading {path} of commit {checksum}"))? {
+            return Ok(installed_from_status(&String::from_utf8_lossy(&text)));
         }
     }
     Err(Error::new(ErrorKind::NotFound, format!("Commit {checksum} has neither a package list nor a dpkg database"))
         .hint("It was not made from Debian packages, or it was pulled as metadata only."))
+}
+
+/// The content of a regular file of a commit; `None` if there is none (a metadata-only pull has no directories either).
+fn read_file(repo: &Repo, root: &gio::File, path: &str) -> Result<Option<Vec<u8>>> {
+    let Ok(file) = root.resolve_relative_path(path).downcast::<ostree::RepoFile>() else { return Ok(None) };
+    match file.ensure_resolved() {
+        Ok(()) => {}
+        Err(e) if e.matches(gio::IOErrorEnum::NotFound) || e.matches(gio::IOErrorEnum::NotDirectory) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e.into()),
+    }
+    let (stream, ..) = repo.load_file(&file.checksum(), gio::Cancellable::NONE)?;
+    let Some(stream) = stream else { return Ok(None) };
+    let mut content = Vec::new();
+    stream.into_read().read_to_end(&mut content)?;
+    Ok(Some(content))
 }
 
 /// The package database version of `db version`: the number of packages, a colon, and the SHA256 of their NEVRAs, one

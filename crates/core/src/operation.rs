@@ -202,7 +202,7 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
         return init_sysroot::execute(&request.sysroot, stateroot.unwrap_or("debian"), init, ports.events);
     }
     if let Verb::ComposeTree(compose) = &request.verb {
-        return compose_tree::execute(compose, &request.options, ports);
+        return compose_tree::execute(compose, &request.options, &mut { ports });
     }
     let mut transaction = Transaction::begin(&request.sysroot, stateroot, &request.options, ports)?;
     let transaction = &mut transaction;

@@ -100,15 +100,24 @@ impl Repo {
         if let Some(list) = self.info(commit)?.packages {
             return Ok(list);
         }
-        let (root, _) =
-            self.inner.read_commit(commit, gio::Cancellable::NONE).context(|| format!("Reading commit {commit}"))?;
         for path in ["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status", "usr/share/dpkg/database/status"] {
-            if let Ok((bytes, _)) = root.resolve_relative_path(path).load_contents(gio::Cancellable::NONE) {
-                return Ok(package::installed_from_status(&String::from_utf8_lossy(&bytes)));
+            if let Some(text) = self.read_text(commit, path)? {
+                return Ok(package::installed_from_status(&text));
             }
         }
         Err(Error::new(ErrorKind::NotFound, format!("Commit {commit} has neither a package list nor a dpkg database"))
             .hint("Bases for layering are made by `apt-ostree compose tree`."))
+    }
+
+    /// A text file of a commit, without a checkout; `None` when it is not there.
+    pub fn read_text(&self, commit: &str, path: &str) -> Result<Option<String>> {
+        let (root, _) =
+            self.inner.read_commit(commit, gio::Cancellable::NONE).context(|| format!("Reading commit {commit}"))?;
+        match root.resolve_relative_path(path).load_contents(gio::Cancellable::NONE) {
+            Ok((bytes, _)) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(e) if e.matches(gio::IOErrorEnum::NotFound) => Ok(None),
+            Err(e) => Err(e).context(|| format!("Reading /{path} of commit {commit}")),
+        }
     }
 
     /// A read-only directory with the content of a commit: hardlinks into the repository. Made once per base.

@@ -4,7 +4,7 @@
 // The lint's exception for tests does not reach their helper functions.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
@@ -207,7 +207,7 @@ fn what_packages_say_themselves_is_not_said_again() {
     symlink("/run/x", f.var.join("link")).unwrap();
     let report = f.capture(None, BASE_VAR_CONF);
     let covered: Vec<_> = report.covered.iter().map(|(p, f)| format!("{p} {f}")).collect();
-    for wanted in ["var/lib/app app.conf", "var/link app.conf", "var/lib 00-apt-ostree-registries.conf"] {
+    for wanted in ["var/lib/app app.conf", "var/link app.conf", "var/roothome 00-apt-ostree-layout.conf"] {
         assert!(covered.iter().any(|c| c == wanted), "{wanted} {covered:?}");
     }
     assert!(report.lines.iter().any(|l| l.path == "/var/lib/masked"));
@@ -352,7 +352,8 @@ fn systemd_sysusers_gives_an_edited_machine_the_same_numbers() {
     let package = machine.path().join("usr/lib/sysusers.d/openssh-server.conf");
     put(&package, "u! sshd - \"sshd user\" /run/sshd\n", 0o644, (0, 0));
     let (passwd, group) = (Table::<Passwd>::parse(PASSWD), Table::<Group>::parse(GROUP));
-    fs::write(machine.path().join(SYSUSERS_CONF), render_sysusers(&lock_of(PASSWD, GROUP), &group)).unwrap();
+    fs::write(machine.path().join(SYSUSERS_CONF), render_sysusers(&lock_of(PASSWD, GROUP), &group, &BTreeSet::new()))
+        .unwrap();
     run(Command::new("systemd-sysusers").arg(format!("--root={}", machine.path().display())));
 
     let after = AccountFiles::read(&etc).unwrap();

@@ -114,6 +114,7 @@ fn timestamp() -> apt_ostree_core::Result<u64> {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree compose tree [OPTIONS] --repo=REPO TREEFILE")]
 struct TreeArgs {
     /// Treefile, YAML or JSON
     #[arg(value_name = "TREEFILE")]

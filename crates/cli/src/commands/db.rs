@@ -33,9 +33,10 @@ enum Db {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree db list [OPTIONS] REV… [PATTERN…]")]
 struct ListArgs {
     /// Revisions, then glob patterns that package names or NEVRAs match
-    #[arg(value_name = "REV… [PATTERN…]")]
+    #[arg(value_name = "REV")]
     words: Vec<String>,
     #[arg(short, long, hide = true)]
     advisories: bool,
@@ -45,6 +46,7 @@ struct ListArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree db diff [OPTIONS] [FROM] [TO]")]
 struct DiffArgs {
     /// None: the booted and the pending deployment; one: the booted deployment and REV
     #[arg(value_name = "REV")]
@@ -62,6 +64,7 @@ struct DiffArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree db version [OPTIONS] COMMIT…")]
 struct VersionArgs {
     #[arg(value_name = "COMMIT")]
     revs: Vec<String>,
@@ -105,7 +108,7 @@ fn is_json(format: &str) -> Result<bool, Failure> {
     match format {
         "block" => Ok(false),
         "json" => Ok(true),
-        _ => usage("Format argument is invalid, pick one of: block, json"),
+        _ => Err(Error::usage("Format argument is invalid, pick one of: block, json").into()),
     }
 }
 
@@ -182,7 +185,7 @@ impl Side {
 
 fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
     if !matches!(diff.format.as_str(), "block" | "diff" | "json") {
-        return usage("Format argument is invalid, pick one of: diff, block, json");
+        return Err(Error::usage("Format argument is invalid, pick one of: diff, block, json").into());
     }
     not_available(diff.changelogs, "--changelogs", "changelogs are not read")?;
     not_available(diff.advisories, "--advisories", NO_ADVISORIES)?;

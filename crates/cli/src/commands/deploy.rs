@@ -9,6 +9,7 @@ use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, 
 use crate::args::{Failure, not_available, usage};
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree deploy [OPTIONS] REVISION")]
 pub(crate) struct DeployArgs {
     /// A checksum, revision=CHECKSUM, version=VERSION, or a version
     #[arg(value_name = "REVISION")]

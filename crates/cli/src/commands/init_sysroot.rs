@@ -11,6 +11,7 @@ use super::{App, StaterootArg, Transaction};
 use crate::args::{Failure, usage};
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree --sysroot=DIR init-sysroot [OPTIONS] REFSPEC")]
 pub(crate) struct InitSysrootArgs {
     /// REMOTE:BRANCH, or BRANCH of --pull-local
     #[arg(value_name = "REFSPEC")]

@@ -9,6 +9,7 @@ use super::{App, FetchArgs, FinishArgs, RepoArgs, StaterootArg, Transaction, sor
 use crate::args::{Failure, not_available, usage};
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree install [OPTIONS] PACKAGE…")]
 pub(crate) struct InstallArgs {
     /// NAME, NAME:ARCH, NAME=VERSION, NAME/SUITE, or the path of a .deb
     #[arg(value_name = "PACKAGE")]

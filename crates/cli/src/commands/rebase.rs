@@ -11,6 +11,7 @@ use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, 
 use crate::args::{Failure, usage};
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree rebase [OPTIONS] REFSPEC [REVISION]")]
 pub(crate) struct RebaseArgs {
     /// REMOTE:BRANCH, BRANCH, REMOTE:, :BRANCH, a checksum, or /path/to/repo:REF
     #[arg(value_name = "REFSPEC")]

@@ -10,6 +10,7 @@ use super::{App, FetchArgs, sort_packages};
 use crate::args::{Failure, usage};
 
 #[derive(Debug, Args)]
+#[command(override_usage = "apt-ostree uninstall [OPTIONS] PACKAGE…")]
 pub(crate) struct UninstallArgs {
     /// A request as it was made, or the NAME-VERSION.ARCH of a local package
     #[arg(value_name = "PACKAGE")]
@@ -42,9 +43,7 @@ pub(crate) fn run(app: &App, args: UninstallArgs) -> Result<ExitCode, Failure> {
         allow_inactive: args.change.allow_inactive,
         ..PackageChanges::default()
     };
-    // The network is needed for new packages only.
-    let cache_only = args.cache_only || args.install.is_empty();
     sort_packages(&mut changes, args.install)?;
-    let fetch = FetchArgs { cache_only, download_only: false };
+    let fetch = FetchArgs { cache_only: args.cache_only, download_only: false };
     app.transaction(Verb::PkgChange { changes }, args.change.transaction(&fetch))
 }

@@ -19,7 +19,7 @@ use super::quirks::RUNTIME_DIR;
 use crate::error::{Context, Error, Result};
 use crate::model::accounts::{
     Account, AccountKind, Group, IDS_LOCK, IdLock, Passwd, Record, SYSUSERS_CONF, Shadow, Table, UserNames,
-    is_system_id, render_sysusers,
+    is_system_id, pinned_accounts, render_sysusers,
 };
 use crate::model::layout::DPKG_ADMINDIR;
 
@@ -214,7 +214,15 @@ pub fn capture(tree: &Path, old: &IdLock) -> Result<IdLock> {
         known.get(&(kind, name.to_owned())).cloned()
     })?;
     write_text(&tree.join(IDS_LOCK), &lock.to_string())?;
-    write_text(&tree.join(SYSUSERS_CONF), &render_sysusers(&lock, &files.group))?;
+    let mut pinned = BTreeSet::new();
+    let own = tree.join(SYSUSERS_CONF);
+    for entry in fs::read_dir(tree.join("usr/lib/sysusers.d")).into_iter().flatten() {
+        let path = entry?.path();
+        if path != own && path.extension().is_some_and(|e| e == "conf") {
+            pinned.extend(pinned_accounts(&lock, &read_optional(&path)?.unwrap_or_default()));
+        }
+    }
+    write_text(&own, &render_sysusers(&lock, &files.group, &pinned))?;
     Ok(lock)
 }
 

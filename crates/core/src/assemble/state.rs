@@ -524,7 +524,7 @@ impl Capture<'_> {
     fn note_acl(&mut self, rel: &str) {
         let path = self.var.join(below_var(rel));
         let lost = |name: &Vec<u8>| name.starts_with(b"system.posix_acl_") || name == b"security.capability";
-        if xattr_names(&path).iter().any(lost) {
+        if xattr_names(&path).iter().any(lost) && !self.existing.sets_acl(&format!("/{rel}")) {
             self.unclassified(rel.to_owned(), "its access control list or capability is not carried over", true);
         }
     }

@@ -241,3 +241,158 @@ fn os_release(root: &Path) -> Result<Vec<(String, String)>> {
     let unquote = |v: &str| v.trim_matches(|c| c == '"' || c == '\'').to_owned();
     Ok(text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.trim().to_owned(), unquote(v.trim()))).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(root: &Path, files: &[(&str, &str)]) {
+        for (name, text) in files {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    #[test]
+    fn loads_from_disk_and_digests_what_matters() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let main = "ref: a/b\ninclude: sub/more.yaml\nrepos: [local]\n# a comment\npackages: [bb, aa]\n";
+        write(
+            root,
+            &[
+                ("t.yaml", main),
+                ("sub/more.yaml", "add-files: [[issue, /etc/issue]]\npostprocess-script: post\n"),
+                ("sub/issue", "hello\n"),
+                ("sub/post", "#!/bin/sh\n"),
+                ("local.sources", "Types: deb\nURIs: file:///x\nSuites: $(ARCH)/\nSigned-By: k.gpg\n"),
+                ("k.gpg", "key"),
+            ],
+        );
+        let path = root.join("t.yaml");
+        let input = load(&path, "amd64").unwrap();
+        assert_eq!(input.treefile.add_files[0].source, root.join("sub/issue"));
+        assert_eq!(input.treefile.repos[0].keyrings(), [root.join("k.gpg")]);
+        assert_eq!(archives(&input.treefile, root).unwrap()[0].suites, ["amd64/"]);
+        assert_eq!(input.files, [path.clone(), root.join("sub/more.yaml")]);
+
+        let digest = |path: &Path| load(path, "amd64").unwrap().digest;
+        let first = digest(&path);
+        assert_eq!(first.len(), 64);
+        write(root, &[("t.yaml", &main.replace("# a comment", "# another").replace("[bb, aa]", "[aa bb]"))]);
+        write(root, &[("k.gpg", "renewed")]);
+        assert_eq!(digest(&path), first, "comments, order of packages and keys change nothing");
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["t.yaml", "sub/more.yaml", "sub/issue", "sub/post", "local.sources", "k.gpg"] {
+            write(copy.path(), &[(name, &fs::read_to_string(root.join(name)).unwrap())]);
+        }
+        assert_eq!(digest(&copy.path().join("t.yaml")), first, "nor does the place");
+
+        write(root, &[("sub/issue", "changed\n")]);
+        let second = digest(&path);
+        assert_ne!(second, first);
+        fs::set_permissions(root.join("sub/issue"), fs::Permissions::from_mode(0o755)).unwrap();
+        let third = digest(&path);
+        assert_ne!(third, second);
+        write(root, &[("sub/post", "#!/bin/sh\ntrue\n")]);
+        assert_ne!(digest(&path), third);
+    }
+
+    #[test]
+    fn errors_of_files_say_where() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir(root.join("dir.yaml")).unwrap();
+        fs::write(root.join("bytes.yaml"), b"ref: a\nb: \xff\n").unwrap();
+        std::os::unix::fs::symlink("t2.yaml", root.join("link.yaml")).unwrap();
+        write(
+            root,
+            &[
+                ("missing.yaml", "include: gone.yaml\n"),
+                ("dir-file.yaml", "ref: a\nadd-files: [[dir.yaml, /etc/x]]\n"),
+                ("t2.yaml", "include: link.yaml\n"),
+            ],
+        );
+        for (name, expected) in [
+            ("gone.yaml", "treefile '"),
+            ("dir.yaml", "it is not a regular file"),
+            ("bytes.yaml", "line 2 is not UTF-8"),
+            ("missing.yaml", "missing.yaml:1: include '"),
+            ("dir-file.yaml", "dir-file.yaml:2: 'add-files': "),
+            ("t2.yaml", "t2.yaml:1: include cycle: "),
+        ] {
+            let error = load(&root.join(name), "amd64").unwrap_err();
+            assert!(error.to_string().contains(expected), "{name}: {error}");
+            assert_eq!(error.kind, ErrorKind::Usage, "{name}: {error}");
+        }
+    }
+
+    const HOST: &[(&str, &str)] = &[
+        ("etc/os-release", "ID=debian\nVERSION_CODENAME=\"bookworm\"\n"),
+        ("etc/apt/sources.list", "deb http://a.invalid/$(ARCH) bookworm main\n"),
+        (
+            "etc/apt/sources.list.d/b.sources",
+            "Types: deb\nURIs: http://s.invalid\nSuites: bookworm-security\nComponents: main\n",
+        ),
+        (
+            "etc/apt/sources.list.d/off.sources",
+            "Enabled: no\nTypes: deb\nURIs: http://off.invalid\nSuites: bookworm\nComponents: main\n",
+        ),
+        ("etc/apt/sources.list.d/a.list.save", "not read\n"),
+        ("etc/apt/sources.list.d/x y.list", "not read\n"),
+    ];
+
+    #[test]
+    fn takes_the_hosts_archives() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        write(root, HOST);
+        write(root, &[("t.yaml", "ref: a\nreleasever: trixie\n"), ("none.yaml", "ref: a\n")]);
+        let treefile = load(&root.join("t.yaml"), "amd64").unwrap().treefile;
+        let list = archives(&treefile, root).unwrap();
+        let uris: Vec<_> =
+            list.iter().map(|s| (s.uris[0].as_str(), s.suites[0].as_str(), s.keyrings().len())).collect();
+        assert_eq!(uris, [("http://a.invalid/amd64", "trixie", 0), ("http://s.invalid", "trixie-security", 0)]);
+
+        write(root, &[("usr/share/keyrings/debian-archive-keyring.gpg", "")]);
+        let list = archives(&treefile, root).unwrap();
+        assert_eq!(list[1].keyrings(), [root.join("usr/share/keyrings/debian-archive-keyring.gpg")]);
+
+        let none = load(&root.join("none.yaml"), "amd64").unwrap().treefile;
+        assert!(archives(&none, root).unwrap_err().to_string().contains("neither 'repos' nor 'releasever'"));
+        write(root, &[("etc/apt/sources.list", "deb nonsense\n")]);
+        let error = archives(&treefile, root).unwrap_err().to_string();
+        assert!(error.contains("etc/apt/sources.list: line 1: 'nonsense' is not a URI"), "{error}");
+        write(root, &[("etc/os-release", "ID=arch\n")]);
+        assert!(archives(&treefile, root).unwrap_err().to_string().contains("runs 'arch'"));
+    }
+
+    #[test]
+    fn a_trees_sources_keep_everything_enabled() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path();
+        for (name, text) in HOST {
+            write(tree, &[(&format!("usr/{name}"), text)]);
+        }
+        write(
+            tree,
+            &[
+                (
+                    "usr/etc/apt/sources.list.d/own.list",
+                    "deb [signed-by=/etc/apt/keyrings/own.asc] http://o.invalid x main\ndeb-src http://o.invalid x main\n",
+                ),
+                ("usr/etc/apt/keyrings/own.asc", "key"),
+            ],
+        );
+        let list = tree_sources(tree, "amd64").unwrap();
+        let uris: Vec<_> = list.iter().map(|s| s.uris[0].as_str()).collect();
+        assert_eq!(uris, ["http://a.invalid/amd64", "http://s.invalid", "http://o.invalid"]);
+        assert_eq!(list[2].keyrings(), [tree.join("usr/etc/apt/keyrings/own.asc")]);
+
+        fs::remove_file(tree.join("usr/etc/apt/keyrings/own.asc")).unwrap();
+        let error = tree_sources(tree, "amd64").unwrap_err();
+        assert!(error.to_string().contains("own.list: the keyring"), "{error}");
+        assert!(tree_sources(&tree.join("empty"), "amd64").unwrap().is_empty());
+    }
+}

@@ -434,11 +434,12 @@ impl fmt::Display for IdLock {
 
 /// The sysusers.d file of a lock: a machine whose `/etc/passwd` was edited, so that libostree keeps it as it is, gets the
 /// accounts it lacks with the same numbers. root is left out: a machine without it does not boot. `members` are the
-/// memberships of the image; those of accounts outside the lock are left out.
-pub fn render_sysusers(lock: &IdLock, group: &Table<Group>) -> String {
+/// memberships of the image; those of accounts outside the lock are left out. Accounts that are `pinned` (see
+/// [`pinned_accounts`]) are left out too: two lines for one name that differ in a comment make noise on every boot.
+pub fn render_sysusers(lock: &IdLock, group: &Table<Group>, pinned: &BTreeSet<(AccountKind, String)>) -> String {
     let mut text =
         String::from("# Written by apt-ostree from ids.lock: the accounts of this image with their numbers.\n");
-    let shipped = |account: &&Account| account.id != 0;
+    let shipped = |account: &&Account| account.id != 0 && !pinned.contains(&(account.kind, account.name.clone()));
     for account in lock.iter().filter(shipped) {
         if !sysusers_name(&account.name) {
             text.push_str(&format!(
@@ -475,6 +476,29 @@ pub fn render_sysusers(lock: &IdLock, group: &Table<Group>) -> String {
         }
     }
     text
+}
+
+/// The accounts that a package's sysusers.d file gives the very numbers of the lock.
+pub fn pinned_accounts(lock: &IdLock, sysusers: &str) -> BTreeSet<(AccountKind, String)> {
+    let mut pinned = BTreeSet::new();
+    for line in sysusers.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(kind), Some(name), Some(id)) = (words.next(), words.next(), words.next()) else { continue };
+        let (uid, gid) = id.split_once(':').unwrap_or((id, id));
+        let same = |account: &Account| match account.kind {
+            AccountKind::Group => uid.parse() == Ok(account.id),
+            AccountKind::User => uid.parse() == Ok(account.id) && gid.parse() == Ok(account.gid),
+        };
+        let kind = match kind.trim_end_matches('!') {
+            "u" => AccountKind::User,
+            "g" => AccountKind::Group,
+            _ => continue,
+        };
+        if lock.get(kind, name).is_some_and(same) {
+            pinned.insert((kind, name.to_owned()));
+        }
+    }
+    pinned
 }
 
 /// `valid_user_group_name` of systemd in its strict form.
@@ -560,7 +584,12 @@ mod tests {
 
     #[test]
     fn sysusers() {
-        let text = render_sysusers(&lock(PASSWD, GROUP).unwrap(), &Table::parse(GROUP));
+        let lock = lock(PASSWD, GROUP).unwrap();
+        let basic = "g crontab 997 -\nu nobody 65534:65534 -\nu! sshd - -\nu daemon 1\n";
+        let pinned = pinned_accounts(&lock, basic);
+        assert_eq!(pinned.len(), 2, "{pinned:?}");
+        assert!(!render_sysusers(&lock, &Table::parse(GROUP), &pinned).contains("crontab"));
+        let text = render_sysusers(&lock, &Table::parse(GROUP), &BTreeSet::new());
         assert!(text.contains("\nu sshd 991:65534 \"sshd user\" /run/sshd /usr/sbin/nologin\n"), "{text}");
         assert!(text.contains("\ng crontab 997\n") && text.contains("\nm sshd adm\n"));
         assert!(!text.contains("alice") && !text.contains("root"));

@@ -113,25 +113,16 @@ pub fn relative_link(link: &str, target: &str) -> String {
     format!("{}{target}", "../".repeat(up))
 }
 
-/// The text of [`REGISTRIES_CONF`]: the parents as `d`, the links as `L+`, so that a directory that got in the way
-/// before is replaced.
+/// The text of [`REGISTRIES_CONF`]: `L+`, so that a directory that got in the way before is replaced. systemd-tmpfiles makes
+/// the parents (0755 root:root) by itself; `d` lines for them would only repeat systemd's own and be complained about.
 pub fn registries_tmpfiles() -> String {
-    let mut lines: Vec<Line> = Vec::new();
-    for registry in REGISTRIES.iter().filter(|r| r.kind != RegistryKind::ConfiguredFile) {
-        let parent = registry.var.rsplit_once('/').map_or("var", |(parent, _)| parent);
-        let parent = Line::directory(&format!("/{parent}"), 0o755, "root", "root");
-        if !lines.contains(&parent) {
-            lines.push(parent);
-        }
-        lines.push(Line::link(&format!("/{}", registry.var), &relative_link(registry.var, registry.image), true));
-    }
-    lines.sort_by(|a, b| a.path.cmp(&b.path));
     let mut text = String::from(
         "# Written by apt-ostree. State of packages that describes /usr and /etc belongs to the image; /var only has\n\
          # links to it. The first file name wins, hence 00-.\n",
     );
-    for line in &lines {
-        text.push_str(&format!("{line}\n"));
+    for registry in REGISTRIES.iter().filter(|r| r.kind != RegistryKind::ConfiguredFile) {
+        let target = relative_link(registry.var, registry.image);
+        text.push_str(&format!("{}\n", Line::link(&format!("/{}", registry.var), &target, true)));
     }
     text
 }
@@ -277,7 +268,7 @@ use RuleAction::{Data, Drop, DropFiles, DropUnlessLink, Empty, Keep, Log, Secret
 pub const VAR_RULES: &[Rule] = &[
     rule("var/lib/systemd/random-seed", Secret, "random seed"),
     rule("var/lib/systemd/credential.secret", Secret, "the machine's credential key"),
-    rule("var/lib/dbus/machine-id", Secret, "machine id"),
+    rule("var/lib/dbus/machine-id", Drop, "machine id; a link to /etc/machine-id is made at boot"),
     rule("var/lib/NetworkManager/secret_key", Secret, "the machine's key"),
     rule("var/lib/shim-signed/mok/**", Secret, "module signing key"),
     rule("var/roothome/.gnupg/**", Secret, "keys of root"),
@@ -341,7 +332,7 @@ pub const REGISTRY_RULES: &[Rule] = &[
 /// Rules for `/etc`, as `etc/…`. What every machine must make for itself, and what the build left behind.
 pub const ETC_RULES: &[Rule] = &[
     rule("etc/machine-id", Empty, "machine id; an empty file gets one at the first boot"),
-    rule("etc/ssh/ssh_host_*", Secret, "host key; made by ssh-keygen -A at the first boot"),
+    rule("etc/ssh/ssh_host_*", Secret, "host key; sshd-keygen.service (ssh-keygen -A) makes it at the first boot"),
     rule("etc/ssl/private/ssl-cert-snakeoil.key", Secret, "self-signed key; made by make-ssl-cert on the machine"),
     rule("etc/ssl/certs/ssl-cert-snakeoil.pem", Secret, "self-signed certificate of a key that is not shipped"),
     rule("etc/bind/rndc.key", Secret, "control key; made by rndc-confgen -a on the machine"),

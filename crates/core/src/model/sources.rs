@@ -86,10 +86,14 @@ impl Source {
                 ["no", "false", "without", "off", "disable", "0"].iter().any(|n| v.eq_ignore_ascii_case(n))
             }),
             types: words("Types"),
-            uris: words("URIs"),
+            uris: words_outside_brackets(stanza.get("URIs").unwrap_or_default()),
             suites: words("Suites"),
             components: words("Components"),
-            signed_by: stanza.get("Signed-By").map(SignedBy::parse).transpose()?,
+            // `apt modernize-sources` writes the field empty where it knows no key.
+            signed_by: match stanza.get("Signed-By").map(str::trim) {
+                None | Some("") => None,
+                Some(value) => Some(SignedBy::parse(value)?),
+            },
             options: stanza
                 .fields()
                 .filter(|(k, _)| FIELDS.iter().all(|f| !f.eq_ignore_ascii_case(k)))
@@ -130,9 +134,10 @@ impl Source {
         Ok(())
     }
 
-    /// Whether .debs come from here: enabled, and not sources only.
+    /// Whether .debs come from here: enabled, not sources only, and not a disc, which nobody changes for us (apt does
+    /// not even read a `cdrom:` URI with a label in deb822).
     pub fn provides_debs(&self) -> bool {
-        self.enabled && self.types.iter().any(|t| t == "deb")
+        self.enabled && self.types.iter().any(|t| t == "deb") && !self.uris.iter().any(|u| u.starts_with("cdrom:"))
     }
 
     /// Replaces `$(ARCH)` in URIs and suites, as apt does.
@@ -212,7 +217,7 @@ impl SignedBy {
             word.len() >= 16 && word.bytes().all(|c| c.is_ascii_hexdigit())
         };
         match words.iter().filter(|w| fingerprint(w)).count() {
-            _ if words.is_empty() => Err(Error::usage("Signed-By is empty")),
+            _ if words.is_empty() => Err(Error::usage("Signed-By names no key")),
             0 => Ok(Self::Files(words.into_iter().map(PathBuf::from).collect())),
             n if n == words.len() => Ok(Self::Fingerprints(words.into_iter().map(str::to_owned).collect())),
             _ => Err(Error::usage("Signed-By mixes keyring files and fingerprints")),
@@ -271,7 +276,7 @@ fn parse_line(line: &str) -> Result<Source> {
     }
     // A cdrom: URI holds blanks between brackets.
     let mut words = words_outside_brackets(rest).into_iter();
-    stanza.set("URIs", words.next().unwrap_or_default().replace(char::is_whitespace, "%20"));
+    stanza.set("URIs", words.next().unwrap_or_default());
     stanza.set("Suites", words.next().unwrap_or_default());
     stanza.set("Components", words.collect::<Vec<_>>().join(" "));
     Source::from_stanza(&stanza)
@@ -425,5 +430,147 @@ impl Vendor {
             _ => return None,
         };
         (pocket.is_empty() || !self.rolling.contains(&wanted)).then(|| format!("{wanted}{pocket}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(text: &str) -> Vec<Source> {
+        parse_list(text).unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    #[test]
+    fn both_formats_give_the_same() {
+        let lines = "# deb http://no.invalid/ a b\n\
+            deb [arch=amd64,i386 signed-by=/k/a.gpg,/k/b.gpg check-valid-until=no] http://a.invalid/debian trixie main contrib # c\n\
+            deb-src\thttp://a.invalid/debian trixie main\n\
+            deb [ lang-=de trusted=yes ] file:///srv/x ./\n\
+            deb cdrom:[Debian GNU/Linux 13 _x_]/ trixie main\n";
+        let stanzas = "# c\nTypes: deb\nURIs: http://a.invalid/debian\nSuites: trixie\nComponents: main contrib\n\
+            Signed-By: /k/a.gpg /k/b.gpg\nArchitectures: amd64 i386\nCheck-Valid-Until: no\n\n\
+            types: deb-src\nuris: http://a.invalid/debian\nsuites: trixie\ncomponents: main\n\n\
+            Types: deb\nURIs: file:///srv/x\nSuites: ./\nSigned-By:\nLanguages-Remove: de\nTrusted: yes\n\n\
+            Types: deb\nURIs: cdrom:[Debian GNU/Linux 13 _x_]/\nSuites: trixie\nComponents: main\n";
+        let (one, two) = (list(lines), parse_deb822(stanzas).unwrap());
+        assert_eq!(one, two);
+        for source in one {
+            assert_eq!(parse_deb822(&source.to_string()).unwrap(), [source]);
+        }
+    }
+
+    #[test]
+    fn signed_by_has_three_forms() {
+        let key = "Types: deb\nURIs: http://a.invalid\nSuites: a/\nSigned-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc=\n -----END PGP PUBLIC KEY BLOCK-----\n";
+        let source = &parse_deb822(key).unwrap()[0];
+        let armour = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nabc=\n-----END PGP PUBLIC KEY BLOCK-----";
+        assert_eq!(source.signed_by, Some(SignedBy::Key(armour.into())));
+        assert_eq!(parse_deb822(&source.to_string()).unwrap()[0], *source);
+        let print = "4D64FEC119C2029067D6E791F8D2585B8783D481!";
+        assert_eq!(SignedBy::parse(print).unwrap(), SignedBy::Fingerprints(vec![print.into()]));
+        assert_eq!(SignedBy::parse("a.gpg,\n b.asc").unwrap(), SignedBy::Files(vec!["a.gpg".into(), "b.asc".into()]));
+        assert!(SignedBy::parse(&format!("a.gpg {print}")).is_err());
+    }
+
+    #[test]
+    fn says_which_line_or_stanza_is_wrong() {
+        for (text, expected) in [
+            ("deb\n", "line 1: it has no URIs"),
+            ("# c\ndeb http://a.invalid trixie\n", "line 2: the suite 'trixie' needs Components"),
+            ("deb http://a.invalid ./ main\n", "takes no Components"),
+            ("deb [arch=amd64 http://a.invalid a b\n", "a '[' without its ']'"),
+            ("deb [arch] http://a.invalid a b\n", "the option 'arch' has no '='"),
+            ("rpm http://a.invalid a b\n", "the type 'rpm' is neither"),
+            ("deb /srv/x ./\n", "'/srv/x' is not a URI"),
+        ] {
+            let error = parse_list(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let error = parse_deb822("Types: deb\nURIs: http://a\nSuites: a/\n\nTypes: deb\n").unwrap_err().to_string();
+        assert_eq!(error, "stanza 2: it has no URIs");
+    }
+
+    #[test]
+    fn fields_are_known_or_near() {
+        for name in ["URIs", "uris", "Architectures-Add", "X-Repolib-Name", "By-Hash", "Snapshot"] {
+            assert_eq!(check_field(name), Ok(()), "{name}");
+        }
+        assert_eq!(check_field("Suite"), Err(Some("Suites")));
+        assert_eq!(check_field("Colour"), Err(None));
+    }
+
+    fn chosen(vendor: &str, codename: &str, host: &str, wanted: &str) -> Result<Vec<String>> {
+        let vendor = VENDORS.iter().find(|v| v.id == vendor).unwrap();
+        let found = for_suite(vendor, codename, &list(host), wanted, Some(Path::new("/k.gpg")))?;
+        Ok(found
+            .iter()
+            .map(|s| format!("{} {} {}", s.uris.join(","), s.suites.join(","), s.components.join(",")))
+            .collect())
+    }
+
+    #[test]
+    fn a_hosts_sources_turn_to_another_suite() {
+        let host = "deb http://a.invalid/debian bookworm main non-free-firmware\n\
+            deb-src http://a.invalid/debian bookworm main\n\
+            deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://a.invalid/debian bookworm-updates main\n\
+            deb http://s.invalid/debian-security bookworm-security main\n\
+            deb http://a.invalid/debian bookworm-backports main\n\
+            deb http://a.invalid/debian testing main\n\
+            deb cdrom:[Debian 12]/ bookworm main\n\
+            deb [signed-by=/etc/apt/keyrings/docker.asc] http://d.invalid/linux/debian bookworm stable\n\
+            deb [signed-by=/usr/share/keyrings/other.gpg] http://o.invalid bookworm main\n\
+            deb http://p.invalid bookworm-pgdg main\n";
+        assert_eq!(
+            chosen("debian", "bookworm", host, "trixie").unwrap(),
+            [
+                "http://a.invalid/debian trixie main,non-free-firmware",
+                "http://a.invalid/debian trixie-updates main",
+                "http://s.invalid/debian-security trixie-security main",
+            ]
+        );
+        assert_eq!(
+            chosen("debian", "bookworm", host, "sid").unwrap(),
+            ["http://a.invalid/debian sid main,non-free-firmware"]
+        );
+        assert_eq!(chosen("debian", "bookworm", host, "bookworm").unwrap().len(), 3);
+        assert_eq!(
+            chosen("debian", "bullseye", host, "trixie").unwrap(),
+            ["http://a.invalid/debian trixie main"],
+            "by its alias"
+        );
+
+        let old = "deb http://a.invalid/debian stable main\ndeb http://s.invalid stable/updates main\n";
+        assert_eq!(
+            chosen("debian", "buster", old, "trixie").unwrap().last().unwrap(),
+            "http://s.invalid trixie-security main"
+        );
+        let ubuntu =
+            "deb http://u.invalid/ubuntu noble main universe\ndeb http://u.invalid/ubuntu noble-backports main\n";
+        assert_eq!(
+            chosen("ubuntu", "noble", ubuntu, "resolute").unwrap(),
+            ["http://u.invalid/ubuntu resolute main,universe"]
+        );
+
+        for (host, wanted, expected) in [
+            ("", "trixie", "have no debian archive of bookworm to take trixie from"),
+            ("deb http://s.invalid bookworm-security main\n", "trixie", "have no debian archive"),
+            ("deb http://a.invalid bookworm main\n", "13", "'13' is not a suite"),
+            ("deb http://a.invalid bookworm main\n", "", "'' is not a suite"),
+        ] {
+            let error = chosen("debian", "bookworm", host, wanted).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(!error.hints.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_distributions_keyring_replaces_the_hosts() {
+        let vendor = &VENDORS[0];
+        let host = list("deb [signed-by=/x/debian-archive-bookworm.gpg] http://a.invalid bookworm main\n");
+        let with = for_suite(vendor, "bookworm", &host, "trixie", Some(Path::new("/k.gpg"))).unwrap();
+        assert_eq!(with[0].keyrings(), [PathBuf::from("/k.gpg")]);
+        let without = for_suite(vendor, "bookworm", &host, "trixie", None).unwrap();
+        assert_eq!(without[0].keyrings(), [PathBuf::from("/x/debian-archive-bookworm.gpg")]);
     }
 }

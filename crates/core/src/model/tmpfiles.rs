@@ -140,6 +140,11 @@ impl Existing {
         self.creating.get(path).map(|(file, line)| (file.as_str(), line))
     }
 
+    /// Whether some line sets an access control list there.
+    pub fn sets_acl(&self, path: &str) -> bool {
+        self.files.values().flatten().any(|l| matches!(l.letter(), 'a' | 'A') && l.path == path)
+    }
+
     /// The `C` line that makes `path` by copying a directory above it.
     pub fn copied_from_above(&self, path: &str) -> Option<&Line> {
         let mut parent = path;

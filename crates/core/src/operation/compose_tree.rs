@@ -16,6 +16,7 @@ use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::compose::{bootstrap, input, postprocess};
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
+use crate::model::accounts::{IDS_LOCK, IdLock};
 use crate::model::diff::PackageDiff;
 use crate::model::package::PackageId;
 use crate::model::treefile::{self, Treefile};
@@ -62,7 +63,7 @@ struct Directories {
     _temporary: Option<tempfile::TempDir>,
 }
 
-pub fn execute(compose: &ComposeTree, options: &super::Options, ports: Ports<'_>) -> Result<Report> {
+pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Ports<'_>) -> Result<Report> {
     let events = ports.events;
     let loaded = input::load(&compose.treefile, &compose.arch)?;
     for warning in &loaded.warnings {
@@ -122,7 +123,8 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: Ports<'_>
     let tmp = directories.work.join("tmp");
     let shims = shims(&solution, options, &tmp.join("runtime"))?;
     let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims };
-    bootstrap::run(&root, &solution.install, treefile, ports.sandbox, events, bootstrap)?;
+    let ids = previous_ids(&repo, previous.as_ref())?;
+    bootstrap::run_with_ids(&root, &solution.install, treefile, ports.sandbox, events, bootstrap, &ids)?;
     let report = postprocess::run(
         &root,
         treefile,
@@ -213,6 +215,15 @@ fn publish(compose: &ComposeTree, repo: &Repo, reference: &str, written: &Writte
     // A compose prints its result, not a diff of everything.
     report.diff = PackageDiff::default();
     Ok(report)
+}
+
+/// The account numbers of the previous commit: a name keeps its number for ever.
+fn previous_ids(repo: &Repo, previous: Option<&CommitInfo>) -> Result<IdLock> {
+    let Some(previous) = previous else { return Ok(IdLock::default()) };
+    match repo.read_text(&previous.checksum, IDS_LOCK)? {
+        Some(text) => IdLock::parse(IDS_LOCK, &text),
+        None => Ok(IdLock::default()),
+    }
 }
 
 fn previous_commit(

@@ -1,10 +1,13 @@
 //! Where libapt looks for a given base: the dpkg status of the base, the apt sources of the machine.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::compose::input;
 use crate::error::{Context, Error, Result};
 use crate::model::package;
+use crate::model::sources::Source;
+use crate::operation::transaction::file_sha256;
 use crate::source::SourceConfig;
 
 /// `state` is the folder of libapt's own files (see [`SourceConfig::state`]).
@@ -21,7 +24,9 @@ pub fn config(tree: &Path, machine_etc: Option<&Path>, state: &Path, offline: bo
     let etc = machine_etc.map_or_else(|| tree.join("usr/etc"), Path::to_owned);
     // The deployment of that /etc is the tree whose keyrings its `Signed-By` fields mean.
     let system = machine_etc.and_then(Path::parent).unwrap_or(tree);
-    let sources: Vec<String> = input::tree_sources(system, &arch)?.iter().map(ToString::to_string).collect();
+    let mut sources = input::tree_sources(system, &arch)?;
+    keep_keyrings(&mut sources, &state.join("keyrings"))?;
+    let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
     if sources.is_empty() {
         return Err(Error::usage("The system has no apt sources to take packages from")
             .hint(format!("Add them in {}", etc.join("apt/sources.list.d").display())));
@@ -43,4 +48,23 @@ pub fn config(tree: &Path, machine_etc: Option<&Path>, state: &Path, offline: bo
         recommends: true,
         offline,
     })
+}
+
+/// Copies the keyrings to names made of their content. The deployment they come from is another one after every
+/// transaction, and libapt takes a source with another `Signed-By` for one whose index was never fetched.
+fn keep_keyrings(sources: &mut [Source], kept: &Path) -> Result<()> {
+    std::fs::create_dir_all(kept).context(|| format!("Creating {}", kept.display()))?;
+    for source in sources {
+        let mut copies = BTreeMap::new();
+        for keyring in source.keyrings() {
+            let extension = keyring.extension().unwrap_or_default().to_string_lossy().into_owned();
+            let copy = kept.join(format!("{}.{extension}", file_sha256(keyring)?));
+            if !copy.exists() {
+                std::fs::copy(keyring, &copy).context(|| format!("Keeping the keyring {}", keyring.display()))?;
+            }
+            copies.insert(keyring.clone(), copy);
+        }
+        source.map_keyrings(|keyring| copies.get(keyring).cloned().unwrap_or_else(|| keyring.to_owned()));
+    }
+    Ok(())
 }

@@ -327,12 +327,10 @@ mod tests {
     fn names_the_line_of_every_error() {
         let deep = format!("a: {}", "[".repeat(500));
         let dashes = "- ".repeat(100_000);
-        let laughs = format!(
-            "a: &a [x,x,x,x,x,x,x,x,x,x]\n{}",
-            (b'b'..=b'h')
-                .map(|c| format!("{0}: &{0} [{1}]\n", c as char, format!("*{},", (c - 1) as char).repeat(10)))
-                .collect::<String>()
-        );
+        let mut laughs = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for (previous, next) in "abcdefg".chars().zip("bcdefgh".chars()) {
+            laughs.push_str(&format!("{next}: &{next} [{}]\n", format!("*{previous},").repeat(10)));
+        }
         for (text, expected) in [
             ("a: 1\na: 2\n", "t.yaml:2: duplicate key 'a', first on line 1"),
             ("a:\n  b: 1\n  \"b\": 2\n", "t.yaml:3: duplicate key 'b', first on line 2"),

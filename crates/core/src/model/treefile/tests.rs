@@ -259,7 +259,7 @@ fn wrong_types_and_values() {
         ("repos: [x/y]\n", "'x/y' is not the name of a .sources file"),
         ("ref: a\nrepos: [nowhere]\n", "t.yaml:2: 'repos': source 'nowhere': No such file"),
         ("repos: ['Types: deb']\n", "t.yaml:1: 'repos': stanza 1: it has no URIs"),
-        ("repos: [{URL: 'http://x', Suites: a}]\n", "unknown field 'URL' of a source | Did you mean 'URIs'?"),
+        ("repos: [{URI: 'http://x', Suites: a}]\n", "unknown field 'URI' of a source | Did you mean 'URIs'?"),
         ("repos: [{URIs: 'http://x', Suites: a, Components: b, Enabled: no}]\n", "no enabled source"),
         ("repos: [{URIs: 'http://x', Suites: a}]\n", "the suite 'a' needs Components"),
         (
