@@ -121,6 +121,14 @@ pub fn run(
         dracut_args: &treefile.initramfs_args,
         cache: options.cachedir,
     };
+    let timed = content::timed_pyc(&root.join("usr"))?;
+    if let Some(first) = timed.first() {
+        events.warning(format!(
+            "{} byte-compiled Python files carry a time instead of a hash and are stale after checkout, the first is {first}; \
+             compile them with SOURCE_DATE_EPOCH set",
+            timed.len()
+        ));
+    }
     // Without shims: dracut copies the programs it finds in PATH.
     let plain = Runner { binds: &[], ..runner };
     report.kernel = kernel::install(&tree, &plain, kernel_options, &mut report).context(|| "Preparing the kernel")?;

@@ -45,15 +45,14 @@ impl Fixture {
         let debs = self.dir.join("debs");
         let _ = fs::remove_dir_all(&debs);
         fs::create_dir_all(&debs).unwrap();
-        let mut sources = String::new();
-        for file in ["/etc/apt/sources.list"] {
-            sources.push_str(&fs::read_to_string(file).unwrap_or_default());
-        }
-        for entry in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten() {
-            sources.push_str(&fs::read_to_string(entry.path()).unwrap_or_default());
-            sources.push('\n');
-        }
-        fs::write(self.dir.join("sources"), sources).unwrap();
+        // The archives of the system that the test runs on, each file in its own format.
+        let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|e| e.path());
+        let used = |path: &PathBuf| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            text.lines().any(|l| !l.trim().is_empty() && !l.starts_with('#'))
+        };
+        let sources: Vec<PathBuf> =
+            std::iter::once(PathBuf::from("/etc/apt/sources.list")).chain(parts).filter(used).collect();
         run(Command::new("mmdebstrap")
             .current_dir(&self.dir)
             .env("INITRD", "No")
@@ -63,7 +62,8 @@ impl Fixture {
             .arg("--aptopt=APT::Install-Recommends \"false\"")
             .arg(format!("--include={INCLUDE}"))
             .arg("--customize-hook=sync-out /var/cache/apt/archives debs")
-            .args(["trixie", "root.tar", "sources"]));
+            .args(["trixie", "root.tar"])
+            .args(&sources));
     }
 
     /// An empty directory, deleted by the next run.

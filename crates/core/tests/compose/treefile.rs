@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use apt_ostree_core::model::treefile::{CheckAccounts, Edition, OptUsrLocal, Treefile};
+use apt_ostree_core::model::treefile::{CheckAccounts, Edition, OptUsrLocal, RemoveFromPackage, Treefile};
 
 pub(crate) fn minimal() -> Treefile {
     Treefile {
@@ -26,7 +26,10 @@ pub(crate) fn minimal() -> Treefile {
         presets: Vec::new(),
         add_files: Vec::new(),
         remove_files: vec!["/usr/share/doc/bash".into()],
-        remove_from_packages: Vec::new(),
+        remove_from_packages: vec![RemoveFromPackage {
+            package: "less".into(),
+            patterns: vec!["/usr/share/doc/less/(changelog|NEWS).*".into()],
+        }],
         postprocess: vec![
             "if ip route | grep -q .; then echo network; else echo no network; fi > /usr/share/marker\n".into(),
         ],

@@ -1,6 +1,7 @@
 //! What the treefile itself puts into the tree, takes out of it, and runs in it.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -217,6 +218,27 @@ pub(crate) fn readonly_executables(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Byte-compiled Python files that carry the time of their source instead of its hash (PEP 552, flag word 0). Times are 0
+/// after checkout, so they are stale on every machine and compiled again at every start.
+pub(crate) fn timed_pyc(dir: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).context(|| format!("Listing {}", dir.display()))? {
+        let path = entry?.path();
+        let meta = path.symlink_metadata().context(|| format!("Reading {}", path.display()))?;
+        if meta.is_dir() {
+            found.extend(timed_pyc(&path)?);
+        } else if meta.is_file() && path.extension().is_some_and(|e| e == "pyc") {
+            let mut head = [0; 8];
+            let mut file = fs::File::open(&path).context(|| format!("Reading {}", path.display()))?;
+            if file.read_exact(&mut head).is_ok() && head[4..] == [0; 4] {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +257,17 @@ mod tests {
         );
         assert_eq!(tree.read("/etc/default/useradd").unwrap().as_deref(), Some("SHELL=/bin/sh\nHOME=/var/home\n"));
         assert!(tree.exists("/etc/apt/apt.conf.d/50apt-ostree.conf") && tree.exists("/etc/default/grub"));
+    }
+
+    #[test]
+    fn finds_pyc_files_with_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(dir.path());
+        tree.write("/a/__pycache__/timed.pyc", b"\xf3\r\r\n\0\0\0\0timesize", 0o644).unwrap();
+        tree.write("/a/__pycache__/hashed.pyc", b"\xf3\r\r\n\x03\0\0\0hashhash", 0o644).unwrap();
+        tree.write("/a/short.pyc", b"x", 0o644).unwrap();
+        let found = timed_pyc(dir.path()).unwrap();
+        assert!(found.len() == 1 && found[0].ends_with("timed.pyc"), "{found:?}");
     }
 
     #[test]
