@@ -148,7 +148,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
         events,
         postprocess::Options {
             workdir: &tmp,
-            cachedir: Some(&directories.cache.join("initramfs")),
+            cachedir: Some(&directories.cache),
             version: version.as_deref(),
             sources: &sources,
             binds: &shims,
@@ -275,7 +275,7 @@ fn directories(compose: &ComposeTree, repo: &Repo) -> Result<Directories> {
         }
     };
     let cache = compose.cachedir.clone().unwrap_or_else(|| work.join("cache"));
-    for path in [work.join("tmp"), cache.join("apt"), cache.join("initramfs")] {
+    for path in [work.join("tmp"), cache.join("apt"),.cache] {
         std::fs::create_dir_all(&path).context(|| format!("Creating {}", path.display()))?;
     }
     Ok(Directories { work, cache, temporary, _lock: lock })
