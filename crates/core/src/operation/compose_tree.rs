@@ -275,7 +275,7 @@ fn directories(compose: &ComposeTree, repo: &Repo) -> Result<Directories> {
         }
     };
     let cache = compose.cachedir.clone().unwrap_or_else(|| work.join("cache"));
-    for path in [work.join("tmp"), cache.join("apt"),.cache] {
+    for path in [work.join("tmp"), cache.join("apt")] {
         std::fs::create_dir_all(&path).context(|| format!("Creating {}", path.display()))?;
     }
     Ok(Directories { work, cache, temporary, _lock: lock })
