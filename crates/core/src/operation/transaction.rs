@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Options, PackageChanges, Report};
 use crate::assemble::layer::{self, LayerInput};
+use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::diff::PackageDiff;
@@ -111,7 +112,7 @@ impl<'a> Transaction<'a> {
 
     /// Keeps a local .deb in the sysroot under its digest and requests it.
     fn add_local(&mut self, origin: &mut Origin, path: &Path, idempotent: bool) -> Result<()> {
-        let sha256 = file_sha256(path).context(|| format!("Reading {}", path.display()))?;
+        let sha256 = digest::of_file(path)?;
         if origin.requested_local.iter().any(|l| l.sha256 == sha256) {
             return if idempotent {
                 Ok(())
@@ -409,21 +410,6 @@ fn drop_request(origin: &mut Origin, name: &str) -> Result<bool> {
         }
     }
     Ok(origin.requested.len() != requests || origin.requested_local.len() != locals)
-}
-
-/// Lower case hex SHA256 of a file.
-pub fn file_sha256(path: &Path) -> Result<String> {
-    use std::io::Read;
-    let mut file = std::fs::File::open(path)?;
-    let mut sum = ostree::glib::Checksum::new(ostree::glib::ChecksumType::Sha256)
-        .ok_or_else(|| Error::failed("glib has no SHA256"))?;
-    let mut buffer = vec![0u8; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(sum.string().unwrap_or_default()),
-            length => sum.update(&buffer[..length]),
-        }
-    }
 }
 
 /// Name, version and architecture of a .deb, from dpkg-deb(1).
