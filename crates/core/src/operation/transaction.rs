@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Options, PackageChanges, Report};
 use crate::assemble::layer::{self, LayerInput};
+use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::diff::PackageDiff;
@@ -13,8 +14,8 @@ use crate::model::origin::{LocalPackage, Origin};
 use crate::model::package::PackageId;
 use crate::model::request::PackageRequest;
 use crate::plan::{BaseTree, Plan};
+use crate::repo::Repo;
 use crate::repo::metadata::CommitInfo;
-use crate::repo::{Repo, file_sha256};
 use crate::sandbox::Sandbox;
 use crate::source::{PackageSource, SolveTask, SourceConfig};
 use crate::sysroot::deploy::NewDeployment;
@@ -110,7 +111,7 @@ impl<'a> Transaction<'a> {
 
     /// Keeps a local .deb in the sysroot under its digest and requests it.
     fn add_local(&mut self, origin: &mut Origin, path: &Path, idempotent: bool) -> Result<()> {
-        let sha256 = file_sha256(path).context(|| format!("Reading {}", path.display()))?;
+        let sha256 = digest::of_file(path)?;
         if origin.requested_local.iter().any(|l| l.sha256 == sha256) {
             return if idempotent {
                 Ok(())
