@@ -12,7 +12,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -357,16 +356,7 @@ fn describe(path: &Path) -> Result<String> {
         if !meta.is_file() {
             return Ok("special".to_owned());
         }
-        let mut sum = new_checksum()?;
-        let mut file = fs::File::open(path)?;
-        let mut buffer = vec![0; 128 * 1024];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => break,
-                n => sum.update(&buffer[..n]),
-            }
-        }
-        Ok(format!("file {:o} {}", meta.permissions().mode(), sum.string().unwrap_or_default()))
+        Ok(format!("file {:o} {}", meta.permissions().mode(), crate::repo::file_sha256(path)?))
     };
     text().context(|| format!("Reading {}", path.display()))
 }

@@ -22,7 +22,7 @@ use crate::model::package::PackageId;
 use crate::model::treefile::{self, Treefile};
 use crate::plan::LAYER_VERSION;
 use crate::repo::Repo;
-use crate::repo::commit::{CommitSpec, CommitStats};
+use crate::repo::commit::{CommitSpec, CommitStats, Prepared};
 use crate::repo::metadata::{self, CommitInfo};
 use crate::sandbox::Bind;
 use crate::source::{Solution, SolveTask, SourceConfig};
@@ -88,6 +88,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let sources = input::archives(treefile, &compose.host_root)?;
     let repo_path = compose.repo.as_deref().ok_or_else(|| Error::usage("--repo must be specified"))?;
     let repo = Repo::open_or_create(repo_path)?;
+    let repo_path = repo.path().to_owned();
     let previous = previous_commit(&repo, compose, &reference, events)?;
     let mut directories = directories(compose, &repo)?;
 
@@ -141,6 +142,12 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
         directories.keep();
     }
     installed?;
+    // Compressing most of the tree takes about as long as dracut does, and neither needs the other.
+    let ahead = std::sync::Mutex::new(Ok(Prepared::default()));
+    let write_ahead = || {
+        let written = stable_directories(&root).and_then(|list| Prepared::write(&repo_path, &root, &list));
+        *ahead.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = written;
+    };
     let report = postprocess::run(
         &root,
         treefile,
@@ -152,6 +159,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
             version: version.as_deref(),
             sources: &sources,
             binds: &shims,
+            beside_initramfs: Some(&write_ahead),
             container: false,
             strict_var: compose.strict_var,
         },
@@ -176,12 +184,49 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let meta = commit_metadata(compose, treefile, &solution, &packages, version.as_deref(), kernel, &hash)?;
     let parent =
         if compose.no_parent { None } else { compose.parent.clone().or(previous.as_ref().map(|p| p.checksum.clone())) };
+    let prepared = ahead.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)?;
     let (checksum, stats) = events.task("Writing OSTree commit", || {
         let spec = CommitSpec { parent: parent.as_deref(), subject: "", metadata: &meta, timestamp: compose.timestamp };
-        repo.commit_directory(&root, &spec)
+        repo.commit_directory(&root, &prepared, &spec)
     })?;
     let written = Written { checksum: &checksum, stats, version, packages: &packages, previous: previous.as_ref() };
     publish(compose, &repo, &reference, &written)
+}
+
+/// Directories that hardly anything touches once packages are installed, relative to the root. A guess: what has
+/// changed by the time of the commit is written again.
+fn stable_directories(root: &Path) -> Result<Vec<PathBuf>> {
+    const CHANGING: &[&str] = &[
+        "apt-ostree",
+        "dracut",
+        "factory",
+        "modules",
+        "ostree",
+        "ostree-boot",
+        "sysimage",
+        "systemd",
+        "sysusers.d",
+        "tmpfiles.d",
+    ];
+    let mut list = Vec::new();
+    for parent in ["usr", "usr/lib", "usr/share"] {
+        for entry in std::fs::read_dir(root.join(parent))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let inner = parent == "usr" && ["lib", "share", "etc", "local"].contains(&name.as_ref());
+            if entry.file_type()?.is_dir() && !inner && !CHANGING.contains(&name.as_ref()) {
+                list.push(Path::new(parent).join(name.as_ref()));
+            }
+        }
+    }
+    for entry in std::fs::read_dir(root.join("usr/lib/modules")).into_iter().flatten() {
+        let drivers = Path::new("usr/lib/modules").join(entry?.file_name()).join("kernel");
+        if root.join(&drivers).is_dir() {
+            list.push(drivers);
+        }
+    }
+    Ok(list)
 }
 
 /// A finished commit and what is told of it.
@@ -275,7 +320,7 @@ fn directories(compose: &ComposeTree, repo: &Repo) -> Result<Directories> {
         }
     };
     let cache = compose.cachedir.clone().unwrap_or_else(|| work.join("cache"));
-    for path in [work.join("tmp"), cache.join("apt"),.cache] {
+    for path in [work.join("tmp"), cache.join("apt")] {
         std::fs::create_dir_all(&path).context(|| format!("Creating {}", path.display()))?;
     }
     Ok(Directories { work, cache, temporary, _lock: lock })

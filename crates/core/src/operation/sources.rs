@@ -7,7 +7,7 @@ use crate::compose::input;
 use crate::error::{Context, Error, Result};
 use crate::model::package;
 use crate::model::sources::Source;
-use crate::operation::transaction::file_sha256;
+use crate::repo::file_sha256;
 use crate::source::SourceConfig;
 
 /// `state` is the folder of libapt's own files (see [`SourceConfig::state`]).

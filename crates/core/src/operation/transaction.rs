@@ -13,8 +13,8 @@ use crate::model::origin::{LocalPackage, Origin};
 use crate::model::package::PackageId;
 use crate::model::request::PackageRequest;
 use crate::plan::{BaseTree, Plan};
-use crate::repo::Repo;
 use crate::repo::metadata::CommitInfo;
+use crate::repo::{Repo, file_sha256};
 use crate::sandbox::Sandbox;
 use crate::source::{PackageSource, SolveTask, SourceConfig};
 use crate::sysroot::deploy::NewDeployment;
@@ -409,21 +409,6 @@ fn drop_request(origin: &mut Origin, name: &str) -> Result<bool> {
         }
     }
     Ok(origin.requested.len() != requests || origin.requested_local.len() != locals)
-}
-
-/// Lower case hex SHA256 of a file.
-pub fn file_sha256(path: &Path) -> Result<String> {
-    use std::io::Read;
-    let mut file = std::fs::File::open(path)?;
-    let mut sum = ostree::glib::Checksum::new(ostree::glib::ChecksumType::Sha256)
-        .ok_or_else(|| Error::failed("glib has no SHA256"))?;
-    let mut buffer = vec![0u8; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(sum.string().unwrap_or_default()),
-            length => sum.update(&buffer[..length]),
-        }
-    }
 }
 
 /// Name, version and architecture of a .deb, from dpkg-deb(1).

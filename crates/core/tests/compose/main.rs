@@ -69,6 +69,7 @@ fn composed() -> &'static Composed {
             sources: &[],
             binds: &shims,
             container: false,
+            beside_initramfs: None,
             strict_var: false,
         };
         let report = check(postprocess::run(&root, &treefile, &Bubblewrap, &log, options), &log);
