@@ -25,7 +25,7 @@ use serde::Serialize;
 use super::kernel::{self, Kernel, KernelOptions};
 use crate::assemble::accounts::{self, Scope};
 use crate::assemble::state::{self, CaptureOptions};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::sources::Source;
 use crate::model::treefile::Treefile;
@@ -37,7 +37,7 @@ use tree::Tree;
 pub const TREEFILE_PATH: &str = "/usr/share/apt-ostree/treefile.json";
 
 /// What the caller knows besides the treefile.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Options<'a> {
     /// A directory for temporary files, on a disk rather than in memory.
     pub workdir: &'a Path,
@@ -49,10 +49,21 @@ pub struct Options<'a> {
     pub sources: &'a [Source],
     /// Shims for every program that runs in the tree.
     pub binds: &'a [Bind],
+    /// Runs on a thread of its own while the initramfs is made, which keeps one processor busy. May only read the tree.
+    pub beside_initramfs: Option<&'a (dyn Fn() + Sync)>,
     /// No kernel is required, as in a container.
     pub container: bool,
     /// Anything of /var that no rule knows is an error.
     pub strict_var: bool,
+}
+
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("workdir", &self.workdir)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A path that is not in the commit, and why.
@@ -131,7 +142,14 @@ pub fn run(
     }
     // Without shims: dracut copies the programs it finds in PATH.
     let plain = Runner { binds: &[], ..runner };
-    report.kernel = kernel::install(&tree, &plain, kernel_options, &mut report).context(|| "Preparing the kernel")?;
+    report.kernel = std::thread::scope(|scope| {
+        let beside = options.beside_initramfs.map(|work| scope.spawn(work));
+        let kernel = kernel::install(&tree, &plain, kernel_options, &mut report).context(|| "Preparing the kernel");
+        if let Some(beside) = beside {
+            beside.join().map_err(|_| Error::failed("The work beside the initramfs stopped unexpectedly"))?;
+        }
+        kernel
+    })?;
 
     finish(&tree, treefile, events, options.strict_var, &mut report)?;
     tell(&report, events);

@@ -11,18 +11,21 @@ use ostree::glib::{Variant, VariantDict};
 use serde::{Deserialize, Serialize};
 
 use super::Report;
+use super::log::LogSink;
 use super::transaction::{Ports, human_size};
 use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::compose::{bootstrap, input, postprocess};
+use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::accounts::{IDS_LOCK, IdLock};
 use crate::model::diff::PackageDiff;
 use crate::model::package::PackageId;
+use crate::model::time::iso8601;
 use crate::model::treefile::{self, Treefile};
 use crate::plan::LAYER_VERSION;
 use crate::repo::Repo;
-use crate::repo::commit::{CommitSpec, CommitStats};
+use crate::repo::commit::{CommitSpec, CommitStats, Prepared};
 use crate::repo::metadata::{self, CommitInfo};
 use crate::sandbox::Bind;
 use crate::source::{Solution, SolveTask, SourceConfig};
@@ -75,7 +78,8 @@ impl Directories {
 }
 
 pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Ports<'_>) -> Result<Report> {
-    let events = ports.events;
+    let log;
+    let mut events = ports.events;
     let loaded = input::load(&compose.treefile, &compose.arch)?;
     for warning in &loaded.warnings {
         events.warning(warning.clone());
@@ -88,6 +92,9 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let sources = input::archives(treefile, &compose.host_root)?;
     let repo_path = compose.repo.as_deref().ok_or_else(|| Error::usage("--repo must be specified"))?;
     let repo = Repo::open_or_create(repo_path)?;
+    let repo_path = repo.path().to_owned();
+    log = LogSink::create(&repo, "compose", &options.command_line, events);
+    events = &log;
     let previous = previous_commit(&repo, compose, &reference, events)?;
     let mut directories = directories(compose, &repo)?;
 
@@ -115,7 +122,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     if options.dry_run {
         return Ok(Report { lines: vec!["Exiting because of '--dry-run' option".into()], ..Report::default() });
     }
-    let hash = input_hash(&loaded.digest, &solution)?;
+    let hash = input_hash(&loaded.digest, &solution);
     events.message(format!("Input state hash: {hash}"));
     let unchanged = previous.as_ref().and_then(|p| p.input_hash.as_deref()) == Some(hash.as_str());
     if unchanged && !compose.force_nocache {
@@ -133,14 +140,20 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let version = version_of(treefile, previous.as_ref(), compose.timestamp)?;
     let tmp = directories.work.join("tmp");
     let shims = shims(&solution, options, &tmp.join("runtime"))?;
-    let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims };
     let ids = previous_ids(&repo, previous.as_ref())?;
-    let installed = bootstrap::run_with_ids(&root, &solution.install, treefile, ports.sandbox, events, bootstrap, &ids);
+    let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims, ids: &ids };
+    let installed = bootstrap::run(&root, &solution.install, treefile, ports.sandbox, events, bootstrap);
     if installed.as_ref().is_err_and(|error| error.script.is_some()) {
         // The tree in which the script failed is needed to run it again.
         directories.keep();
     }
     installed?;
+    // Compressing most of the tree takes about as long as dracut does, and neither needs the other.
+    let ahead = std::sync::Mutex::new(Ok(Prepared::default()));
+    let write_ahead = || {
+        let written = stable_directories(&root).and_then(|list| Prepared::write(&repo_path, &root, &list));
+        *ahead.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = written;
+    };
     let report = postprocess::run(
         &root,
         treefile,
@@ -148,10 +161,11 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
         events,
         postprocess::Options {
             workdir: &tmp,
-            cachedir: Some(&directories.cache.join("initramfs")),
+            cachedir: Some(&directories.cache),
             version: version.as_deref(),
             sources: &sources,
             binds: &shims,
+            beside_initramfs: Some(&write_ahead),
             container: false,
             strict_var: compose.strict_var,
         },
@@ -176,12 +190,49 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let meta = commit_metadata(compose, treefile, &solution, &packages, version.as_deref(), kernel, &hash)?;
     let parent =
         if compose.no_parent { None } else { compose.parent.clone().or(previous.as_ref().map(|p| p.checksum.clone())) };
+    let prepared = ahead.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)?;
     let (checksum, stats) = events.task("Writing OSTree commit", || {
         let spec = CommitSpec { parent: parent.as_deref(), subject: "", metadata: &meta, timestamp: compose.timestamp };
-        repo.commit_directory(&root, &spec)
+        repo.commit_directory(&root, &prepared, &spec)
     })?;
     let written = Written { checksum: &checksum, stats, version, packages: &packages, previous: previous.as_ref() };
     publish(compose, &repo, &reference, &written)
+}
+
+/// Directories that hardly anything touches once packages are installed, relative to the root. A guess: what has
+/// changed by the time of the commit is written again.
+fn stable_directories(root: &Path) -> Result<Vec<PathBuf>> {
+    const CHANGING: &[&str] = &[
+        "apt-ostree",
+        "dracut",
+        "factory",
+        "modules",
+        "ostree",
+        "ostree-boot",
+        "sysimage",
+        "systemd",
+        "sysusers.d",
+        "tmpfiles.d",
+    ];
+    let mut list = Vec::new();
+    for parent in ["usr", "usr/lib", "usr/share"] {
+        for entry in std::fs::read_dir(root.join(parent))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let inner = parent == "usr" && ["lib", "share", "etc", "local"].contains(&name.as_ref());
+            if entry.file_type()?.is_dir() && !inner && !CHANGING.contains(&name.as_ref()) {
+                list.push(Path::new(parent).join(name.as_ref()));
+            }
+        }
+    }
+    for entry in std::fs::read_dir(root.join("usr/lib/modules")).into_iter().flatten() {
+        let drivers = Path::new("usr/lib/modules").join(entry?.file_name()).join("kernel");
+        if root.join(&drivers).is_dir() {
+            list.push(drivers);
+        }
+    }
+    Ok(list)
 }
 
 /// A finished commit and what is told of it.
@@ -198,7 +249,7 @@ fn publish(compose: &ComposeTree, repo: &Repo, reference: &str, written: &Writte
     let write =
         |path: &Path, text: String| std::fs::write(path, text).context(|| format!("Writing {}", path.display()));
     let mut report = Report { changed: true, ..Report::default() };
-    let old = written.previous.and_then(|p| p.packages.clone()).unwrap_or_default();
+    let old = written.previous.and_then(|p| p.packages()).unwrap_or_default();
     report.diff = PackageDiff::between(&old, written.packages);
     if let Some(path) = &compose.write_commitid_to {
         write(path, format!("{}\n", written.checksum))?;
@@ -213,7 +264,7 @@ fn publish(compose: &ComposeTree, repo: &Repo, reference: &str, written: &Writte
             "ostree-commit": written.checksum,
             "ostree-content-checksum": repo.content_checksum(written.checksum)?,
             "ostree-version": written.version,
-            "ostree-timestamp": iso_time(compose.timestamp),
+            "ostree-timestamp": iso8601(compose.timestamp),
             "ostree-n-metadata-total": written.stats.metadata_total,
             "ostree-n-metadata-written": written.stats.metadata_written,
             "ostree-n-content-total": written.stats.content_total,
@@ -275,10 +326,16 @@ fn directories(compose: &ComposeTree, repo: &Repo) -> Result<Directories> {
         }
     };
     let cache = compose.cachedir.clone().unwrap_or_else(|| work.join("cache"));
-    for path in [work.join("tmp"), cache.join("apt"), cache.join("initramfs")] {
+    for path in [work.join("tmp"), cache.join("apt")] {
         std::fs::create_dir_all(&path).context(|| format!("Creating {}", path.display()))?;
     }
     Ok(Directories { work, cache, temporary, _lock: lock })
+}
+
+/// Empties the scratch space of a repository, unless a compose is at work there.
+pub(super) fn empty_scratch(repo: &Repo) -> Result<()> {
+    let _lock = lock_scratch(repo)?;
+    crate::repo::remove_tree(&repo.extension("tmp")?)
 }
 
 /// One compose at a time may use (and first empties) the scratch space of a repository.
@@ -318,15 +375,12 @@ fn shims(solution: &Solution, options: &super::Options, runtime: &Path) -> Resul
 }
 
 /// Everything that decides what the tree will be.
-fn input_hash(treefile_digest: &str, solution: &Solution) -> Result<String> {
-    let mut sum = ostree::glib::Checksum::new(ostree::glib::ChecksumType::Sha256)
-        .ok_or_else(|| Error::failed("glib has no SHA256"))?;
-    sum.update(format!("tool {} layer {LAYER_VERSION}\n", env!("CARGO_PKG_VERSION")).as_bytes());
-    sum.update(treefile_digest.as_bytes());
+fn input_hash(treefile_digest: &str, solution: &Solution) -> String {
+    let mut text = format!("tool {} layer {LAYER_VERSION}\n{treefile_digest}", env!("CARGO_PKG_VERSION"));
     for package in &solution.install {
-        sum.update(format!("{} {} {}\n", package.id, package.sha256, package.requested).as_bytes());
+        text.push_str(&format!("{} {} {}\n", package.id, package.sha256, package.requested));
     }
-    sum.string().ok_or_else(|| Error::failed("glib gave no checksum"))
+    digest::of_bytes(text.as_bytes())
 }
 
 fn version_of(treefile: &Treefile, previous: Option<&CommitInfo>, now: u64) -> Result<Option<String>> {
@@ -380,12 +434,4 @@ fn commit_metadata(
         );
     }
     Ok(meta.end())
-}
-
-/// `2026-01-31T12:00:00Z`.
-fn iso_time(seconds: u64) -> String {
-    ostree::glib::DateTime::from_unix_utc(i64::try_from(seconds).unwrap_or(0))
-        .and_then(|t| t.format("%Y-%m-%dT%H:%M:%SZ"))
-        .map(Into::into)
-        .unwrap_or_default()
 }

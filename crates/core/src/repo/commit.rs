@@ -3,15 +3,17 @@
 //! The second costs what the change costs: the base commit's directory tree is loaded lazily, the upper layer's
 //! files are moved into the repository, its whiteouts and opaque directories become removals.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ostree::gio;
 use ostree::glib::Variant;
 use ostree::prelude::*;
-use ostree::{MutableTree, RepoCommitModifier, RepoCommitModifierFlags};
+use ostree::{MutableTree, RepoCommitFilterResult, RepoCommitModifier, RepoCommitModifierFlags};
+use sha2::Digest;
 
 use super::Repo;
 use crate::error::{Context, Error, Result};
@@ -26,6 +28,9 @@ pub struct CommitStats {
     pub content_bytes_written: u64,
     pub cache_hits: usize,
 }
+
+/// Tells libostree what not to write.
+type Filter = Box<dyn Fn(&ostree::Repo, &str, &gio::FileInfo) -> RepoCommitFilterResult>;
 
 /// What a commit is called and says.
 #[derive(Debug)]
@@ -51,12 +56,18 @@ impl Repo {
         // The upper root takes the mode of whoever made it; the deployment root keeps the base's.
         let root_metadata = mtree.metadata_checksum();
         apply_removals(&mtree, upper).context(|| "Applying removals")?;
-        self.write_tree(&mtree, upper, Some(root_metadata.as_str()), spec)
+        self.write_tree(&mtree, upper, Some(root_metadata.as_str()), &Prepared::default(), spec)
     }
 
-    /// Commits a directory as it is. Consumes it.
-    pub fn commit_directory(&self, root: &Path, spec: &CommitSpec<'_>) -> Result<(String, CommitStats)> {
-        self.write_tree(&MutableTree::new(), root, None, spec)
+    /// Commits a directory as it is, and consumes it. What `prepared` holds and has not changed since is taken from
+    /// there.
+    pub fn commit_directory(
+        &self,
+        root: &Path,
+        prepared: &Prepared,
+        spec: &CommitSpec<'_>,
+    ) -> Result<(String, CommitStats)> {
+        self.write_tree(&MutableTree::new(), root, None, &prepared.unchanged(root)?, spec)
     }
 
     fn write_tree(
@@ -64,6 +75,7 @@ impl Repo {
         mtree: &MutableTree,
         dir: &Path,
         root_metadata: Option<&str>,
+        prepared: &Prepared,
         spec: &CommitSpec<'_>,
     ) -> Result<(String, CommitStats)> {
         let repo = &self.inner;
@@ -71,10 +83,16 @@ impl Repo {
         repo.set_disable_fsync(true);
         let result = (|| -> Result<(String, CommitStats)> {
             let transaction = repo.auto_transaction(gio::Cancellable::NONE)?;
-            let modifier = RepoCommitModifier::new(RepoCommitModifierFlags::CONSUME, None);
+            let skip: BTreeSet<String> = prepared.0.keys().map(|path| format!("/{}", path.display())).collect();
+            let filter = move |_: &ostree::Repo, path: &str, _: &gio::FileInfo| {
+                if skip.contains(path) { RepoCommitFilterResult::Skip } else { RepoCommitFilterResult::Allow }
+            };
+            let filter: Option<Filter> = if prepared.0.is_empty() { None } else { Some(Box::new(filter)) };
+            let modifier = RepoCommitModifier::new(RepoCommitModifierFlags::CONSUME, filter);
             let path = dir.to_str().ok_or_else(|| Error::failed(format!("{} is not UTF-8", dir.display())))?;
             repo.write_dfd_to_mtree(rustix::fs::CWD.as_raw_fd(), path, mtree, Some(&modifier), gio::Cancellable::NONE)
                 .context(|| format!("Writing {path} to the repository"))?;
+            prepared.attach(repo, mtree)?;
             if let Some(checksum) = root_metadata {
                 mtree.set_metadata_checksum(checksum);
             }
@@ -107,6 +125,88 @@ impl Repo {
         self.sync()?;
         Ok(done)
     }
+}
+
+/// Directories whose content is in the repository already, by their path below the root.
+#[derive(Debug, Default)]
+pub struct Prepared(BTreeMap<PathBuf, PreparedDirectory>);
+
+#[derive(Clone, Debug)]
+struct PreparedDirectory {
+    contents: String,
+    metadata: String,
+    stamp: String,
+}
+
+impl Prepared {
+    /// Writes `directories` (below `root`) to the repository at `repo`, without consuming them. May run on a thread of
+    /// its own, while something else reads the tree: it opens the repository for itself.
+    pub fn write(repo: &Path, root: &Path, directories: &[PathBuf]) -> Result<Self> {
+        let repo = Repo::open(repo)?.inner;
+        repo.set_disable_fsync(true);
+        let transaction = repo.auto_transaction(gio::Cancellable::NONE)?;
+        let mut prepared = BTreeMap::new();
+        for path in directories {
+            let stamp = stamp(&root.join(path))?;
+            let mtree = MutableTree::new();
+            let modifier = RepoCommitModifier::new(RepoCommitModifierFlags::NONE, None);
+            let full = root.join(path);
+            let full = full.to_str().ok_or_else(|| Error::failed(format!("{} is not UTF-8", full.display())))?;
+            repo.write_dfd_to_mtree(rustix::fs::CWD.as_raw_fd(), full, &mtree, Some(&modifier), gio::Cancellable::NONE)
+                .context(|| format!("Writing {full} to the repository"))?;
+            repo.write_mtree(&mtree, gio::Cancellable::NONE)?;
+            let (contents, metadata) = (mtree.contents_checksum().into(), mtree.metadata_checksum().into());
+            prepared.insert(path.clone(), PreparedDirectory { contents, metadata, stamp });
+        }
+        transaction.commit(gio::Cancellable::NONE)?;
+        Ok(Self(prepared))
+    }
+
+    /// Those that are still what was written.
+    fn unchanged(&self, root: &Path) -> Result<Self> {
+        let mut same = BTreeMap::new();
+        for (path, directory) in &self.0 {
+            if root.join(path).is_dir() && stamp(&root.join(path))? == directory.stamp {
+                same.insert(path.clone(), directory.clone());
+            }
+        }
+        Ok(Self(same))
+    }
+
+    fn attach(&self, repo: &ostree::Repo, mtree: &MutableTree) -> Result<()> {
+        for (path, directory) in &self.0 {
+            let mut at = mtree.clone();
+            for part in path.iter() {
+                at = at.ensure_dir(&part.to_string_lossy())?;
+            }
+            at.set_metadata_checksum(&directory.metadata);
+            if !at.fill_empty_from_dirtree(repo, &directory.contents, &directory.metadata) {
+                return Err(Error::failed(format!("{} was written to the repository twice", path.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Digest of what a change of anything below `dir` changes: the kernel sets a new ctime for content, owner, mode and
+/// attributes alike.
+fn stamp(dir: &Path) -> Result<String> {
+    fn walk(path: &Path, hash: &mut sha2::Sha256) -> Result<()> {
+        let m = fs::symlink_metadata(path)?;
+        let line = format!("{} {} {} {} {}\n", path.display(), m.ino(), m.size(), m.ctime(), m.ctime_nsec());
+        hash.update(line.as_bytes());
+        if m.is_dir() {
+            let mut entries: Vec<_> = fs::read_dir(path)?.collect::<std::io::Result<_>>()?;
+            entries.sort_by_key(fs::DirEntry::file_name);
+            for entry in entries {
+                walk(&entry.path(), hash)?;
+            }
+        }
+        Ok(())
+    }
+    let mut hash = sha2::Sha256::new();
+    walk(dir, &mut hash).context(|| format!("Reading {}", dir.display()))?;
+    Ok(crate::digest::hex(&hash.finalize()))
 }
 
 /// Turns the whiteouts and opaque directories of an overlay's upper layer into removals from `mtree`, and deletes
