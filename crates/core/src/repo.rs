@@ -171,13 +171,18 @@ impl Repo {
         }
     }
 
+    /// What [`Repo::base_checkout`] made earlier.
+    pub fn existing_checkout(&self, commit: &str) -> Result<Option<PathBuf>> {
+        Ok(Some(self.extension("base")?.join(commit)).filter(|path| path.exists()))
+    }
+
     /// A read-only directory with the content of a commit: hardlinks into the repository. Made once per base.
     pub fn base_checkout(&self, commit: &str) -> Result<PathBuf> {
+        if let Some(there) = self.existing_checkout(commit)? {
+            return Ok(there);
+        }
         let bases = self.extension("base")?;
         let target = bases.join(commit);
-        if target.exists() {
-            return Ok(target);
-        }
         let partial = bases.join(format!("{commit}.partial"));
         remove_tree(&partial)?;
         let options = ostree::RepoCheckoutAtOptions {
@@ -192,8 +197,19 @@ impl Repo {
         Ok(target)
     }
 
-    /// Drops checkouts of bases not in `keep`, and what an interrupted transaction left in `tmp/`.
-    pub fn clean_extension(&self, keep: &[String]) -> Result<()> {
+    /// Drops checkouts of bases not in `keep`, local packages not in `keep_local` (SHA256; `None` keeps all), and what an interrupted
+    /// transaction left in `tmp/`.
+    pub fn clean_extension(&self, keep: &[String], keep_local: Option<&[String]>) -> Result<()> {
+        if let Some(keep_local) = keep_local {
+            for entry in std::fs::read_dir(self.extension("local")?)? {
+                let path = entry?.path();
+                let kept = path.extension().is_some_and(|e| e == "deb")
+                    && path.file_stem().is_some_and(|name| keep_local.iter().any(|k| name == k.as_str()));
+                if !kept {
+                    std::fs::remove_file(&path).context(|| format!("Removing {}", path.display()))?;
+                }
+            }
+        }
         for entry in std::fs::read_dir(self.extension("base")?)? {
             let entry = entry?;
             if !keep.iter().any(|k| entry.file_name() == k.as_str()) {

@@ -208,7 +208,7 @@ impl Deployment {
             .to_strv()
             .into_iter()
             .map(Into::into)
-            .filter(|a: &String| !a.starts_with("ostree="))
+            .filter(|a: &String| !a.is_empty() && !a.starts_with("ostree="))
             .collect()
     }
 }

@@ -11,6 +11,7 @@ use ostree::glib::{Variant, VariantDict};
 use serde::{Deserialize, Serialize};
 
 use super::Report;
+use super::log::LogSink;
 use super::transaction::{Ports, human_size};
 use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::compose::{bootstrap, input, postprocess};
@@ -77,7 +78,8 @@ impl Directories {
 }
 
 pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Ports<'_>) -> Result<Report> {
-    let events = ports.events;
+    let log;
+    let mut events = ports.events;
     let loaded = input::load(&compose.treefile, &compose.arch)?;
     for warning in &loaded.warnings {
         events.warning(warning.clone());
@@ -91,6 +93,8 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let repo_path = compose.repo.as_deref().ok_or_else(|| Error::usage("--repo must be specified"))?;
     let repo = Repo::open_or_create(repo_path)?;
     let repo_path = repo.path().to_owned();
+    log = LogSink::create(&repo, "compose", &options.command_line, events);
+    events = &log;
     let previous = previous_commit(&repo, compose, &reference, events)?;
     let mut directories = directories(compose, &repo)?;
 
@@ -326,6 +330,12 @@ fn directories(compose: &ComposeTree, repo: &Repo) -> Result<Directories> {
         std::fs::create_dir_all(&path).context(|| format!("Creating {}", path.display()))?;
     }
     Ok(Directories { work, cache, temporary, _lock: lock })
+}
+
+/// Empties the scratch space of a repository, unless a compose is at work there.
+pub(super) fn empty_scratch(repo: &Repo) -> Result<()> {
+    let _lock = lock_scratch(repo)?;
+    crate::repo::remove_tree(&repo.extension("tmp")?)
 }
 
 /// One compose at a time may use (and first empties) the scratch space of a repository.

@@ -84,8 +84,7 @@ impl<'a> Transaction<'a> {
                     ErrorKind::NotFound,
                     format!("Package/capability '{name}' is not currently requested"),
                 )
-                .hint("Only layered requests can be uninstalled; see `apt-ostree status`.")
-                .hint(format!("A package of the base image goes with: apt-ostree override remove {name}")));
+                .hint("Only layered requests can be uninstalled; see `apt-ostree status`."));
             }
         }
         for text in &changes.install {
@@ -256,10 +255,13 @@ impl<'a> Transaction<'a> {
             .find(|d| d.checksum() == commit && d.is_unmodified() && !d.is_staged());
         let tree = match deployed {
             Some(deployment) => self.sysroot.directory(&deployment),
-            None => self
-                .ports
-                .events
-                .task(format!("Checking out tree {}", &commit[..7]), || self.repo.base_checkout(commit))?,
+            None => match self.repo.existing_checkout(commit)? {
+                Some(tree) => tree,
+                None => self
+                    .ports
+                    .events
+                    .task(format!("Checking out tree {}", &commit[..7]), || self.repo.base_checkout(commit))?,
+            },
         };
         if !tree.join("usr/lib/sysimage/dpkg/status").exists() {
             return Err(Error::failed(format!(
@@ -332,7 +334,8 @@ impl<'a> Transaction<'a> {
         let events = self.ports.events;
         if solution.install.iter().any(|p| p.download > 0) {
             let count = solution.install.iter().filter(|p| p.download > 0).count();
-            events.message(format!("Will download: {count} packages ({})", human_size(plan.download_size)));
+            let packages = if count == 1 { "package" } else { "packages" };
+            events.message(format!("Will download: {count} {packages} ({})", human_size(plan.download_size)));
         }
         self.ports.packages.fetch(config, &mut solution, events).context(|| "Downloading packages")?;
         plan.install = solution.install;
