@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod deb;
 pub mod http;
+pub mod sysroot;
 
 use std::process::{Command, Output};
 

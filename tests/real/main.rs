@@ -1,0 +1,17 @@
+#![allow(dead_code)]
+//! The real tier: the program on real sysroots, with real Debian packages and a signed archive of small ones.
+//!
+//! Runs as root where `scripts/devroot run` puts it. Two versions of a minimal Debian base are composed once per build
+//! of the program (`bases`); every test has a sysroot of its own.
+
+mod accounts;
+mod bad_input;
+mod bases;
+mod compose;
+mod interrupt;
+mod layering;
+mod oracle;
+mod queries;
+mod trees;
+mod upgrade;
+mod world;

@@ -1,0 +1,212 @@
+//! `upgrade`: from remotes of both kinds, with and without layers, and what it refuses.
+
+use std::fs;
+use std::process::Command;
+
+use apt_ostree_testkit::http::HttpServer;
+use apt_ostree_testkit::run;
+use apt_ostree_testkit::sysroot::Server;
+
+use crate::bases::{BRANCH, archive_repo, base};
+use crate::world::{World, small};
+
+#[test]
+fn a_plain_base_from_a_file_remote() {
+    let (world, server) = World::following();
+    let sysroot = &world.sysroot;
+    sysroot.unchanged(0, &["upgrade"]).says(&["No upgrade available."]);
+    sysroot.unchanged(77, &["upgrade", "--unchanged-exit-77"]);
+    sysroot.unchanged(77, &["upgrade", "--check"]).says(&["No updates available."]);
+    server.set(BRANCH, &base().v2);
+    sysroot.unchanged(0, &["upgrade", "--check"]).says(&[
+        "AvailableUpdate:",
+        "Version: 13.1",
+        "2 upgraded, 1 removed, 1 added",
+    ]);
+    sysroot
+        .unchanged(0, &["upgrade", "--preview"])
+        .says(&["Upgraded: kit-base 1.0 -> 2.0", "Removed: kit-dropped-1.0.amd64"]);
+    sysroot
+        .unchanged(0, &["upgrade", "--dry-run"])
+        .says(&["kit-base 1.0 -> 2.0", "Exiting because of '--dry-run' option"]);
+    sysroot.unchanged(0, &["upgrade", "--download-only"]).says(&["Update downloaded."]);
+    sysroot
+        .ok(&["upgrade", "--cache-only"])
+        .says(&["Upgraded:\n  kit-base 1.0 -> 2.0\n  kit-daemon 1.0 -> 2.0", "Added:\n  kit-new"]);
+    assert_eq!(sysroot.field(0, "checksum"), base().v2);
+    assert_eq!(sysroot.field(0, "version"), "13.1");
+    assert_eq!(sysroot.field(1, "checksum"), base().v1);
+    sysroot.ok(&["status"]).says(&[&format!("  kit:{BRANCH}\n"), "GPGSignature: Valid signature by"]);
+    assert_eq!(sysroot.deployments()[0]["gpg-enabled"], true);
+    world.done();
+}
+
+#[test]
+fn layers_are_made_again_on_the_new_base() {
+    let (mut world, server) = World::following();
+    world.publish(&[small("kit-a", "1.0").depends("kit-base"), small("kit-dropped", "1.5")]);
+    let local = world.local(&small("kit-local", "1.0"));
+    let sysroot = &world.sysroot;
+    sysroot.ok(&["install", "--allow-inactive", "kit-a", "kit-dropped", &local.to_string_lossy()]);
+    assert_eq!(sysroot.list(0, "packages"), ["kit-a"], "the base has kit-dropped");
+    assert_eq!(world.installed(0, "kit-dropped").as_deref(), Some("1.0"));
+    // The administrator's changes of /etc come along.
+    fs::write(sysroot.deployment(0).join("etc/kit-daemon.conf"), "mine\n").expect("own file");
+    fs::write(sysroot.deployment(0).join("etc/kit-own"), "mine\n").expect("own file");
+    fs::remove_file(&local).expect("own file");
+    server.set(BRANCH, &base().v2);
+    sysroot.ok(&["upgrade"]).says(&["kit-base 1.0 -> 2.0"]);
+    assert_eq!(sysroot.field(0, "base-checksum"), base().v2);
+    assert_eq!(sysroot.list(0, "requested-packages"), ["kit-a", "kit-dropped"]);
+    assert_eq!(sysroot.list(0, "requested-local-packages"), ["kit-local-1.0.amd64"]);
+    for (name, version) in [("kit-a", "1.0"), ("kit-local", "1.0"), ("kit-base", "2.0"), ("kit-dropped", "1.5")] {
+        assert_eq!(world.installed(0, name).as_deref(), Some(version), "{name}");
+    }
+    assert_eq!(sysroot.list(0, "packages"), ["kit-a", "kit-dropped"], "the request is active again");
+    assert_eq!(world.read(0, "etc/kit-daemon.conf"), "mine\n");
+    assert_eq!(world.read(0, "etc/kit-own"), "mine\n");
+    assert_eq!(world.read(0, "usr/etc/kit-daemon.conf"), "version=2.0\n");
+    sysroot.unchanged(0, &["upgrade"]).says(&["No upgrade available."]);
+    world.done();
+}
+
+#[test]
+fn a_newer_layered_package_is_an_upgrade() {
+    let (mut world, _server) = World::following();
+    world.publish(&[small("kit-a", "1.0"), small("kit-b", "1.0")]);
+    world.sysroot.ok(&["install", "kit-a", "kit-b=1.0"]);
+    world.publish(&[small("kit-a", "2.0"), small("kit-b", "2.0")]);
+    let sysroot = &world.sysroot;
+    // Not by the way: installing something else does not fetch indexes.
+    sysroot.unchanged(0, &["upgrade", "--check"]).says(&["1 upgraded"]);
+    let old = sysroot.field(0, "checksum");
+    sysroot.ok(&["upgrade"]).says(&["Upgraded:\n  kit-a 1.0 -> 2.0\nChanges queued"]);
+    assert_eq!(sysroot.field(0, "base-checksum"), base().v1);
+    assert_eq!(world.installed(0, "kit-b").as_deref(), Some("1.0"), "the version that was asked for");
+    assert_eq!(sysroot.field(1, "checksum"), old);
+    sysroot.ok(&["upgrade", "--uninstall", "kit-b", "--install", "kit-b"]).says(&["kit-b 1.0 -> 2.0"]);
+    world.done();
+}
+
+#[test]
+fn from_an_http_server() {
+    let world = World::new();
+    let server = Server::new(&archive_repo(), &world.dir.join("http"));
+    server.set(BRANCH, &base().v1);
+    let http = HttpServer::start(server.dir());
+    world.add_remote("kit", &http.url());
+    let sysroot = &world.sysroot;
+    sysroot.ok(&["rebase", &format!("kit:{BRANCH}")]);
+    server.set(BRANCH, &base().v2);
+    sysroot.ok(&["upgrade"]).says(&["kit-base 1.0 -> 2.0"]);
+    assert_eq!(sysroot.field(0, "checksum"), base().v2);
+    assert_eq!(world.read(0, "usr/bin/kit-base"), "#!/bin/sh\necho 2.0\n");
+    // The server dies in the middle of a pull.
+    sysroot.ok(&["deploy", "version=13"]);
+    sysroot.ok(&["cleanup", "-r"]);
+    assert_eq!(sysroot.checksums(), [base().v1.as_str()]);
+    http.die_after(4);
+    sysroot.refuses(&["upgrade"]).says(&["note: no deployment was made"]);
+    sysroot.refuses(&["upgrade"]).says(&["Pulling from kit", "hint: Check the network"]);
+    sysroot.fsck();
+    let http = HttpServer::start(server.dir());
+    sysroot.ostree(&["remote", "delete", "kit"]);
+    world.add_remote("kit", &http.url());
+    sysroot.ok(&["upgrade"]);
+    assert_eq!(sysroot.field(0, "checksum"), base().v2);
+    world.done();
+}
+
+/// A sysroot made from a remote alone, over HTTP, as a first user would.
+#[test]
+fn the_first_deployment_from_an_http_server() {
+    let world = World::empty();
+    let server = Server::new(&archive_repo(), &world.dir.join("http"));
+    server.set(BRANCH, &base().unsigned);
+    let http = HttpServer::start(server.dir());
+    let sysroot = &world.sysroot;
+    let (remote, key) = (format!("--remote=kit={}", http.url()), format!("--gpg-import={}", base().key().display()));
+    let refspec = format!("kit:{BRANCH}");
+    let init = ["init-sysroot", "--stateroot=debian", &remote, &key, &refspec];
+    // The server lacks the commit, then has one without the right signature; no half sysroot stays behind.
+    sysroot.run(&init).exits(1);
+    assert!(!sysroot.dir().exists());
+    server.set(BRANCH, &base().v2);
+    sysroot.run(&["init-sysroot", "--stateroot=debian", &remote, &refspec]).exits(1).says(&["signature", "gpg-import"]);
+    assert!(!sysroot.dir().exists());
+    sysroot.ok(&init);
+    assert_eq!(sysroot.field(0, "checksum"), base().v2);
+    sysroot.run(&init).exits(1).says(&["is an OSTree sysroot already"]);
+    sysroot.fsck();
+}
+
+#[test]
+fn signatures_are_asked_for() {
+    let (world, server) = World::following();
+    let sysroot = &world.sysroot;
+    server.set(BRANCH, &base().unsigned);
+    sysroot.refuses(&["upgrade"]).says(&["GPG", "ostree remote gpg-import kit"]);
+    server.set(BRANCH, &base().stranger);
+    sysroot.refuses(&["upgrade"]).says(&["GPG", "note: no deployment was made"]);
+    sysroot.fsck();
+    // The administrator's own decision.
+    sysroot.ostree(&["config", "set", "remote \"kit\".gpg-verify", "false"]);
+    sysroot.ok(&["upgrade"]);
+    assert_eq!(sysroot.field(0, "checksum"), base().stranger);
+    world.done();
+}
+
+#[test]
+fn an_older_commit_is_refused() {
+    let (world, server) = World::following();
+    let sysroot = &world.sysroot;
+    server.set(BRANCH, &base().v2);
+    sysroot.ok(&["upgrade"]);
+    server.set(BRANCH, &base().v1);
+    sysroot
+        .refuses(&["upgrade"])
+        .says(&["is chronologically older than current revision", "use --allow-downgrade to permit"]);
+    sysroot.refuses(&["upgrade", "--check"]).says(&["chronologically older"]);
+    sysroot.ok(&["upgrade", "--allow-downgrade"]).says(&["Downgraded:\n  kit-base 2.0 -> 1.0"]);
+    assert_eq!(sysroot.field(0, "checksum"), base().v1);
+    world.done();
+}
+
+#[test]
+fn a_commit_as_the_origin_stays() {
+    let (mut world, server) = World::following();
+    world.publish(&[small("kit-a", "1.0")]);
+    let sysroot = &world.sysroot;
+    server.set(BRANCH, &base().v2);
+    sysroot.ok(&["rebase", &base().v1]);
+    assert_eq!(sysroot.field(0, "origin"), base().v1);
+    sysroot.unchanged(0, &["upgrade"]).says(&["Pinned to commit; no upgrade available"]);
+    sysroot.ok(&["install", "kit-a"]);
+    assert_eq!(sysroot.field(0, "base-checksum"), base().v1);
+    sysroot.ok(&[
+        "rebase",
+        &base().v1.replace(' ', ""),
+        "--custom-origin-url=https://example.org",
+        "--custom-origin-description=An image",
+    ]);
+    sysroot.unchanged(0, &["upgrade"]).says(&["Pinned to commit by custom origin: An image"]);
+    world.done();
+}
+
+/// `deploy` holds a commit until the next upgrade only.
+#[test]
+fn an_upgrade_drops_what_deploy_chose() {
+    let (world, server) = World::following();
+    let sysroot = &world.sysroot;
+    server.set(BRANCH, &base().v2);
+    sysroot.ok(&["upgrade"]);
+    sysroot.ok(&["deploy", "13"]);
+    assert_eq!(sysroot.field(0, "checksum"), base().v1);
+    sysroot.ok(&["upgrade"]).says(&["kit-base 1.0 -> 2.0"]);
+    assert_eq!(sysroot.field(0, "checksum"), base().v2);
+    let text = fs::read_to_string(sysroot.origin(0)).expect("an origin");
+    assert!(!text.contains("override-commit"), "{text}");
+    // Pinned by hand: stays through any number of changes.
+    run(Command::new("true"));
+    world.done();
+}
