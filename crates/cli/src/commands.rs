@@ -309,6 +309,18 @@ impl App {
     }
 }
 
+/// The options that every verb with a new deployment has.
+pub(crate) fn transaction_options(dry_run: bool, fetch: &FetchArgs, finish: &FinishArgs) -> Options {
+    Options {
+        dry_run,
+        download_only: fetch.download_only,
+        cache_only: fetch.cache_only,
+        reboot: finish.reboot,
+        lock_finalization: finish.lock_finalization,
+        ..Options::default()
+    }
+}
+
 /// Splits what a user names into requests by name and local .deb files (absolute paths).
 pub(crate) fn sort_packages(changes: &mut PackageChanges, names: Vec<String>) -> Result<()> {
     for name in names {

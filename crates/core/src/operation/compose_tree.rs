@@ -224,8 +224,8 @@ impl Run<'_> {
         let tmp = directories.work.join("tmp");
         let shims = shims(solution, options, &tmp.join("runtime"))?;
         let previous = self.previous.map(|p| p.checksum.as_str());
-        let ids = accounts::numbers(treefile, repo, previous)?;
-        let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims, ids: &ids };
+        let seed = accounts::seed(treefile, repo, previous)?;
+        let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims, accounts: &seed };
         let installed = bootstrap::run(&root, &solution.install, treefile, ports.sandbox, events, bootstrap);
         if installed.as_ref().is_err_and(|error| error.script.is_some()) {
             // The tree in which the script failed is needed to run it again.
