@@ -207,6 +207,6 @@ fn an_upgrade_drops_what_deploy_chose() {
     let text = fs::read_to_string(sysroot.origin(0)).expect("an origin");
     assert!(!text.contains("override-commit"), "{text}");
     // Pinned by hand: stays through any number of changes.
-    run(Command::new("true"));
+    run(&mut Command::new("true"));
     world.done();
 }
