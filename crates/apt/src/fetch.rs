@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use apt_ostree_core::digest;
 use apt_ostree_core::event::{Event, EventSink};
 use apt_ostree_core::source::{Solution, SolvedPackage, SourceConfig, archive_path};
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
@@ -15,7 +16,6 @@ use rust_apt::Cache;
 use rust_apt::error::AptErrors;
 use rust_apt::progress::AcquireProgress;
 
-use crate::digest;
 use crate::refresh::{Failure, Progress};
 use crate::session::{Session, convert};
 use crate::solve::{is_nearby, locate};
@@ -60,7 +60,7 @@ fn is_local(package: &SolvedPackage) -> bool {
 }
 
 fn matches(path: &Path, package: &SolvedPackage) -> Result<bool> {
-    Ok(digest::of_file(path).context(|| format!("Reading {}", path.display()))? == package.sha256)
+    Ok(digest::of_file(path)? == package.sha256)
 }
 
 fn tampered(package: &SolvedPackage, why: &str) -> Error {

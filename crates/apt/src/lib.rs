@@ -15,7 +15,6 @@ use apt_ostree_core::Result;
 use apt_ostree_core::event::EventSink;
 use apt_ostree_core::source::{PackageSource, Solution, SolveTask, SourceConfig};
 
-mod digest;
 mod explain;
 mod fetch;
 mod refresh;

@@ -105,6 +105,12 @@ pub(crate) fn refresh(config: &SourceConfig, events: &dyn EventSink) -> Result<(
         return Err(Error::new(ErrorKind::Network, "The package indexes cannot be updated without the network")
             .hint("Run the command again without the option that forbids the network."));
     }
+    let path = config.state.join("etc/refreshed");
+    let same_sources = has_indexes(config)?;
+    if !same_sources && path.exists() {
+        // libapt drops the lists of sources that it is not configured with, even when the new ones fail.
+        fs::remove_file(&path).context(|| format!("Removing {}", path.display()))?;
+    }
     let session = Session::configure(config, &[])?;
     events.emit(Event::TaskBegin { text: "Updating package indexes".into() });
     let cache = session.open(&[])?;
@@ -119,10 +125,12 @@ pub(crate) fn refresh(config: &SourceConfig, events: &dyn EventSink) -> Result<(
         take(errors);
     }
     take(&AptErrors::new());
-    if let Some(error) = refresh_error(&failures.borrow(), &messages) {
+    if let Some(mut error) = refresh_error(&failures.borrow(), &messages) {
+        if same_sources {
+            error = error.hint("The indexes of before stay in use.");
+        }
         return Err(error).context(|| "Updating the package indexes");
     }
-    let path = config.state.join("etc/refreshed");
     fs::write(&path, stamp(config)).context(|| format!("Writing {}", path.display()))?;
     for (_, warning) in messages {
         events.emit(Event::Warning { text: warning });
@@ -154,12 +162,11 @@ fn refresh_error(failures: &[Failure], messages: &[(bool, String)]) -> Option<Er
     for other in failures.iter().filter(|f| f.description != worst.description) {
         error = error.hint(format!("{} failed as well: {}", other.description, other.reason.replace('\n', " ")));
     }
-    error = match worst.kind {
+    Some(match worst.kind {
         ErrorKind::Verification => error.hint("Check Signed-By of that source, and the clock of this machine."),
         ErrorKind::Network => {
             error.hint("Check the URI of that source, the network, and the proxy in /etc/apt/apt.conf.d.")
         }
         _ => error,
-    };
-    Some(error.hint("The indexes of before stay in use."))
+    })
 }

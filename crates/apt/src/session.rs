@@ -16,14 +16,13 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use apt_ostree_core::digest;
 use apt_ostree_core::model::deb822;
 use apt_ostree_core::source::SourceConfig;
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use rust_apt::Cache;
 use rust_apt::config::{Config, ConfigTree, init_config_system};
 use rust_apt::error::AptErrors;
-
-use crate::digest;
 
 static LIBAPT: Mutex<()> = Mutex::new(());
 

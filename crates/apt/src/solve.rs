@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use apt_ostree_core::digest;
 use apt_ostree_core::event::{EventSink, EventSinkExt};
 use apt_ostree_core::model::package::{self, PackageId};
 use apt_ostree_core::model::version;
@@ -18,7 +19,6 @@ use rust_apt::progress::OperationProgress;
 use rust_apt::raw::create_problem_resolver;
 use rust_apt::{BaseDep, Cache, DepFlags, DepType, Dependency, Package, PackageFile, Version};
 
-use crate::digest;
 use crate::explain;
 use crate::release::{self, IndexKind};
 use crate::requests::{self, Goal, Goals, LocalDeb, full_name, id_of};
@@ -310,7 +310,7 @@ impl<'a> Solver<'a, '_> {
         let (origin, sha256, download, path) = match goal.and_then(|g| g.local.as_ref()) {
             Some(path) => {
                 let path = PathBuf::from(path);
-                let sha256 = digest::of_file(&path).context(|| format!("Reading {}", path.display()))?;
+                let sha256 = digest::of_file(&path)?;
                 size = path.metadata().map_or(size, |m| m.len());
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 (name, sha256, 0, path)

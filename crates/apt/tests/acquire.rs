@@ -123,6 +123,22 @@ fn a_bad_signature_is_an_error_and_the_old_indexes_stay() {
 }
 
 #[test]
+fn a_failed_refresh_of_other_sources_leaves_no_wrong_promise() {
+    isolated(|| {
+        let (mut world, server) = http_world();
+        world.refresh().unwrap();
+        let good = world.config.sources.clone();
+        world.config.sources = vec![world.archive.sources_at(&server.url(), "nosuchsuite")];
+        let error = world.refresh().unwrap_err();
+        assert!(!text(&error).contains("stay in use"), "{}", text(&error));
+        world.config.sources = good;
+        assert!(!world.source.has_indexes(&world.config).unwrap());
+        world.refresh().unwrap();
+        assert_eq!(world.solve(&task(&["app"])).unwrap().install.len(), 2);
+    });
+}
+
+#[test]
 fn a_tampered_index_is_an_error() {
     isolated(|| {
         let (mut world, _server) = http_world();

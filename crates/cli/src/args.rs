@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use apt_ostree_core::{Error, ErrorKind, Result};
-use clap::error::{ContextKind, ErrorKind as ClapKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, CommandFactory, Parser};
 
 use crate::commands::{App, Command};
@@ -167,9 +167,9 @@ fn refuse(terminal: &Terminal, words: &[String], e: &clap::Error) -> ExitCode {
                 }
                 _ => Error::usage(format!("Unknown command '{name}'")),
             };
-            terminal.error(&match e.get(ContextKind::SuggestedSubcommand) {
-                Some(near) => error.hint(format!("Did you mean '{near}'?")),
-                None => error,
+            terminal.error(&match near_commands(e) {
+                near if near.is_empty() => error,
+                near => error.hint(format!("Did you mean {}?", near.join(", "))),
             });
         }
         _ => {
@@ -178,6 +178,18 @@ fn refuse(terminal: &Terminal, words: &[String], e: &clap::Error) -> ExitCode {
         }
     }
     ExitCode::FAILURE
+}
+
+/// What clap found similar, the nearest first, without the commands that are not for people.
+fn near_commands(e: &clap::Error) -> Vec<String> {
+    let mut near: Vec<String> = match e.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::String(one)) => vec![one.clone()],
+        Some(ContextValue::Strings(many)) => many.clone(),
+        _ => Vec::new(),
+    };
+    near.retain(|name| !["internals", "worker"].contains(&name.as_str()));
+    near.reverse();
+    near
 }
 
 /// clap's message in one line, with GOption's words for the most frequent case.

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use apt_ostree_core::model::diff::PackageDiff;
+use apt_ostree_core::model::time::iso8601;
 use apt_ostree_core::operation::{Report, UpdateInfo};
 use apt_ostree_core::plan::Plan;
-use apt_ostree_core::status::iso8601;
-use apt_ostree_core::{Error, ErrorKind, db};
+use apt_ostree_core::{Error, ErrorKind};
 use serde_json::{Value, json};
 
 /// Decimal units, as `g_format_size` and apt print sizes.
@@ -156,7 +156,7 @@ pub(crate) fn report_json(report: &Report) -> Value {
                 "previous": id(&c.previous), "new": c.new.as_ref().map(id), "reason": c.reason,
             })).collect::<Vec<_>>(),
             "inactive": plan.inactive.iter().map(|(r, p)| json!([r, id(p)])).collect::<Vec<_>>(),
-            "pkgdiff": db::diff_json(&plan.diff),
+            "pkgdiff": plan.diff.to_json(),
             "download-size": plan.download_size,
             "installed-size": plan.installed_size,
             "kernel-change": plan.kernel_change,
@@ -166,14 +166,14 @@ pub(crate) fn report_json(report: &Report) -> Value {
     let update = report.update.as_ref().map(|u| {
         json!({
             "checksum": u.commit, "version": u.version, "timestamp": u.timestamp,
-            "ref-has-new-commit": u.new_base, "pkgdiff": db::diff_json(&u.diff),
+            "ref-has-new-commit": u.new_base, "pkgdiff": u.diff.to_json(),
         })
     });
     json!({
         "changed": report.changed,
         "staged": report.staged,
         "messages": report.lines,
-        "pkgdiff": db::diff_json(&report.diff),
+        "pkgdiff": report.diff.to_json(),
         "plan": plan,
         "update": update,
         "kargs": report.kargs,

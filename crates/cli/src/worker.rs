@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use apt_ostree_core::event::Event;
+use apt_ostree_core::operation::interruption;
 use apt_ostree_core::operation::{Report, Request};
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -51,7 +52,16 @@ enum Message {
 /// Runs the job to its end.
 pub(crate) fn run(job: &Job, terminal: &Terminal) -> Result<Report> {
     let document = serde_json::to_vec(job).context(|| "Writing the request")?;
-    run_command(command()?, &document, terminal)
+    let outcome = run_command(command()?, &document, terminal);
+    // A worker that was killed leaves its scratch space; after a failed script that is where it can be run again.
+    if outcome.as_ref().is_err_and(|error| error.script.is_none()) {
+        // The outcome is the news, and the next transaction empties it as well.
+        let _ = match job {
+            Job::Transaction(request) => interruption::clean_sysroot(&request.sysroot),
+            Job::ComposeTree(compose) => compose.repo.as_deref().map_or(Ok(()), interruption::clean_repo),
+        };
+    }
+    outcome
 }
 
 /// Runs a program that speaks the worker's protocol.

@@ -448,7 +448,10 @@ fn the_package_database() {
     assert!(output.status.success(), "{output:?}");
     let missing = fixture.run(&["db", "list", "nothing"]);
     assert_eq!(missing.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&missing.stderr).starts_with("error: Resolving nothing: "), "{missing:?}");
+    assert!(
+        String::from_utf8_lossy(&missing.stderr).starts_with("error: Refspec 'nothing' not found in "),
+        "{missing:?}"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@
 pub mod assemble;
 pub mod compose;
 pub mod db;
+pub mod digest;
 pub mod error;
 pub mod event;
 pub mod model;

@@ -8,6 +8,7 @@ pub mod origin;
 pub mod package;
 pub mod request;
 pub mod sources;
+pub mod time;
 pub mod tmpfiles;
 pub mod treefile;
 pub mod version;

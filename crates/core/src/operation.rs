@@ -5,7 +5,9 @@ pub mod cleanup;
 pub mod compose_tree;
 pub mod deploy;
 pub mod init_sysroot;
+pub mod interruption;
 pub mod kargs;
+pub mod log;
 pub mod pkg_change;
 pub mod rebase;
 pub mod refresh_md;
@@ -19,10 +21,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::diff::PackageDiff;
 use crate::plan::Plan;
 use crate::repo::metadata::CommitInfo;
+use crate::sysroot::Sysroot;
+use log::LogSink;
 use transaction::{Ports, Transaction};
 
 /// One transaction: on which sysroot, how, and what.
@@ -204,6 +208,28 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
     if let Verb::ComposeTree(compose) = &request.verb {
         return compose_tree::execute(compose, &request.options, &mut { ports });
     }
+    let log = LogSink::create(
+        &Sysroot::open(&request.sysroot)?.repo(),
+        verb_name(&request.verb),
+        &request.options.command_line,
+        ports.events,
+    );
+    let ports = Ports { packages: ports.packages, sandbox: ports.sandbox, events: &log };
+    let outcome = run_logged(request, stateroot, ports);
+    match &outcome {
+        Ok(report) => report.lines.iter().for_each(|line| log.note(line)),
+        Err(error) => log.note(&format!("error: {error}")),
+    }
+    // A request that was refused says all there is to say.
+    match (outcome, log.path()) {
+        (Err(error), Some(path)) if matches!(error.kind, ErrorKind::Script | ErrorKind::Failed) => {
+            Err(error.hint(format!("The full log is {}", path.display())))
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a>) -> Result<Report> {
     let mut transaction = Transaction::begin(&request.sysroot, stateroot, &request.options, ports)?;
     let transaction = &mut transaction;
     match &request.verb {
@@ -231,6 +257,21 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
         Verb::Kargs(change) => kargs::execute(transaction, change),
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
         Verb::InitSysroot(_) | Verb::ComposeTree(_) => unreachable!("handled above: these need no sysroot to lock"),
+    }
+}
+
+fn verb_name(verb: &Verb) -> &'static str {
+    match verb {
+        Verb::PkgChange { .. } => "pkg-change",
+        Verb::Upgrade { .. } => "upgrade",
+        Verb::Deploy { .. } => "deploy",
+        Verb::Rebase(_) => "rebase",
+        Verb::Rollback => "rollback",
+        Verb::Cleanup { .. } => "cleanup",
+        Verb::Kargs(_) => "kargs",
+        Verb::RefreshMd { .. } => "refresh-md",
+        Verb::InitSysroot(_) => "init-sysroot",
+        Verb::ComposeTree(_) => "compose",
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest;
 use crate::model::diff::PackageDiff;
 use crate::model::package::PackageId;
 use crate::source::{ArchiveInfo, Solution, SolvedPackage};
@@ -116,11 +117,8 @@ impl Plan {
     }
 
     fn digest(&self, policy: &[String]) -> String {
-        let mut sum = ostree::glib::Checksum::new(ostree::glib::ChecksumType::Sha256).expect("glib has SHA256");
-        let mut line = |text: String| {
-            sum.update(text.as_bytes());
-            sum.update(b"\n");
-        };
+        let mut text = String::new();
+        let mut line = |words: String| text.extend([words.as_str(), "\n"]);
         line(format!("layer {LAYER_VERSION}"));
         line(format!("base {}", self.base));
         for package in &self.install {
@@ -132,7 +130,7 @@ impl Plan {
         for item in policy {
             line(format!("policy {item}"));
         }
-        sum.string().unwrap_or_default()
+        digest::of_bytes(text.as_bytes())
     }
 }
 

@@ -20,6 +20,7 @@ pub mod commit;
 pub mod metadata;
 pub mod pull;
 
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::package::{self, PackageId};
 
 const EXTENSION: &str = "extensions/apt-ostree";
+/// Where a dpkg database can lie in a commit; the first that exists counts.
+const DPKG_STATUS: &[&str] = &["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status", "usr/share/dpkg/database/status"];
 const BASE_REF_PREFIX: &str = "rpmostree/base";
 
 /// A repository.
@@ -79,7 +82,7 @@ impl Repo {
     /// Resolves a ref or checksum; `NotFound` names it.
     pub fn resolve(&self, rev: &str) -> Result<String> {
         self.try_resolve(rev)?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("No such ref or commit '{rev}' in {}", self.path.display()))
+            Error::new(ErrorKind::NotFound, format!("Refspec '{rev}' not found in {}", self.path.display()))
         })
     }
 
@@ -95,38 +98,77 @@ impl Repo {
         Ok(self.inner.has_object(ostree::ObjectType::Commit, checksum, gio::Cancellable::NONE)?)
     }
 
-    /// The installed packages of a commit: from its metadata, else from the dpkg status inside it; no checkout.
+    /// The installed packages of a commit, sorted: from its metadata, else from the dpkg status inside it; no checkout.
     pub fn packages(&self, commit: &str) -> Result<Vec<PackageId>> {
-        if let Some(list) = self.info(commit)?.packages {
+        if let Some(list) = self.info(commit)?.packages() {
             return Ok(list);
         }
-        for path in ["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status", "usr/share/dpkg/database/status"] {
+        for path in DPKG_STATUS {
             if let Some(text) = self.read_text(commit, path)? {
                 return Ok(package::installed_from_status(&text));
             }
         }
         Err(Error::new(ErrorKind::NotFound, format!("Commit {commit} has neither a package list nor a dpkg database"))
-            .hint("Bases for layering are made by `apt-ostree compose tree`."))
+            .hint("It was not made from Debian packages, or it was pulled as metadata only."))
     }
 
-    /// A text file of a commit, without a checkout; `None` when it is not there.
+    /// A text file of a commit, without a checkout; `None` when it is not there (a commit that was pulled as metadata
+    /// only has no directories either). Bytes that are not UTF-8 are replaced.
     pub fn read_text(&self, commit: &str, path: &str) -> Result<Option<String>> {
-        let (root, _) =
-            self.inner.read_commit(commit, gio::Cancellable::NONE).context(|| format!("Reading commit {commit}"))?;
-        match root.resolve_relative_path(path).load_contents(gio::Cancellable::NONE) {
-            Ok((bytes, _)) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(e) if e.matches(gio::IOErrorEnum::NotFound) => Ok(None),
-            Err(e) => Err(e).context(|| format!("Reading /{path} of commit {commit}")),
+        self.read_file(commit, path)
+            .map(|content| content.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+            .context(|| format!("Reading /{path} of commit {commit}"))
+    }
+
+    /// By the object: reading through [`ostree::RepoFile`] makes GIO complain on stderr for `archive` repositories.
+    fn read_file(&self, commit: &str, path: &str) -> Result<Option<Vec<u8>>> {
+        let (root, _) = self.inner.read_commit(commit, gio::Cancellable::NONE)?;
+        let Ok(file) = root.resolve_relative_path(path).downcast::<ostree::RepoFile>() else { return Ok(None) };
+        match file.ensure_resolved() {
+            Ok(()) => {}
+            Err(e) if e.matches(gio::IOErrorEnum::NotFound) || e.matches(gio::IOErrorEnum::NotDirectory) => {
+                return Ok(None);
+            }
+            Err(e) => return Err(e.into()),
         }
+        let (stream, ..) = self.inner.load_file(&file.checksum(), gio::Cancellable::NONE)?;
+        let Some(stream) = stream else { return Ok(None) };
+        let mut content = Vec::new();
+        stream.into_read().read_to_end(&mut content)?;
+        Ok(Some(content))
+    }
+
+    /// Whether the configuration of a remote asks for OpenPGP signatures.
+    pub fn gpg_verify_enabled(&self, remote: &str) -> Result<bool> {
+        Ok(self.inner.remote_get_gpg_verify(remote)?)
+    }
+
+    /// libostree's result tuple of each signature of a commit, as JSON; none for an unsigned one.
+    pub fn signatures(&self, commit: &str, remote: &str) -> Vec<serde_json::Value> {
+        // Most unsigned commits have no detached metadata at all: no need to start a GPG context for them.
+        let detached = self.inner.read_commit_detached_metadata(commit, gio::Cancellable::NONE);
+        let signed = detached.ok().flatten().is_some_and(|d| metadata::lookup(&d, "ostree.gpgsigs").is_some());
+        if !signed {
+            return Vec::new();
+        }
+        match self.inner.verify_commit_for_remote(commit, remote, gio::Cancellable::NONE) {
+            Ok(result) => (0..result.count_all()).map(|i| metadata::to_json(&result.all(i))).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// What [`Repo::base_checkout`] made earlier.
+    pub fn existing_checkout(&self, commit: &str) -> Result<Option<PathBuf>> {
+        Ok(Some(self.extension("base")?.join(commit)).filter(|path| path.exists()))
     }
 
     /// A read-only directory with the content of a commit: hardlinks into the repository. Made once per base.
     pub fn base_checkout(&self, commit: &str) -> Result<PathBuf> {
+        if let Some(there) = self.existing_checkout(commit)? {
+            return Ok(there);
+        }
         let bases = self.extension("base")?;
         let target = bases.join(commit);
-        if target.exists() {
-            return Ok(target);
-        }
         let partial = bases.join(format!("{commit}.partial"));
         remove_tree(&partial)?;
         let options = ostree::RepoCheckoutAtOptions {
@@ -141,8 +183,19 @@ impl Repo {
         Ok(target)
     }
 
-    /// Drops checkouts of bases not in `keep`, and what an interrupted transaction left in `tmp/`.
-    pub fn clean_extension(&self, keep: &[String]) -> Result<()> {
+    /// Drops checkouts of bases not in `keep`, local packages not in `keep_local` (SHA256; `None` keeps all), and what an interrupted
+    /// transaction left in `tmp/`.
+    pub fn clean_extension(&self, keep: &[String], keep_local: Option<&[String]>) -> Result<()> {
+        if let Some(keep_local) = keep_local {
+            for entry in std::fs::read_dir(self.extension("local")?)? {
+                let path = entry?.path();
+                let kept = path.extension().is_some_and(|e| e == "deb")
+                    && path.file_stem().is_some_and(|name| keep_local.iter().any(|k| name == k.as_str()));
+                if !kept {
+                    std::fs::remove_file(&path).context(|| format!("Removing {}", path.display()))?;
+                }
+            }
+        }
         for entry in std::fs::read_dir(self.extension("base")?)? {
             let entry = entry?;
             if !keep.iter().any(|k| entry.file_name() == k.as_str()) {
@@ -208,28 +261,4 @@ pub fn remove_tree(path: &Path) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::from(e)).context(|| format!("Removing {}", path.display())),
     }
-}
-
-/// Lower case hex SHA256 of a file. With the processor's own instructions where it has them, unlike GLib's.
-pub fn file_sha256(path: &Path) -> Result<String> {
-    use sha2::Digest;
-    use std::io::Read;
-    let mut file = std::fs::File::open(path)?;
-    let mut sum = sha2::Sha256::new();
-    let mut buffer = vec![0u8; 1 << 17];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&sum.finalize())),
-            length => sum.update(&buffer[..length]),
-        }
-    }
-}
-
-/// Lower case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -4,19 +4,14 @@
 //! Reads `ostree/deploy`, `boot/loader` and the repository through libostree; takes no lock, writes nothing, needs no
 //! root. A commit that is missing from the repository does not make the report fail: then its keys are absent.
 
-mod metadata;
-
-use std::path::Path;
-
-use ostree::gio;
-use ostree::glib;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub use metadata::{ArchiveMeta, BasePackage, CommitInfo, ListEntry, to_json};
-
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::model::origin::Origin;
+use crate::repo::Repo;
+use crate::repo::metadata::{ArchiveMeta, BasePackage, CommitInfo};
+use crate::sysroot::{Deployment, Sysroot};
 
 /// The whole `status --json` document.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -145,226 +140,104 @@ impl DeploymentStatus {
     }
 }
 
-/// A sysroot opened for reading.
-#[derive(Debug)]
-pub struct SysrootReader {
-    sysroot: ostree::Sysroot,
-    repo: ostree::Repo,
-}
-
-impl SysrootReader {
-    /// Opens the physical root that has `ostree/` and `boot/`. `NotFound` if there is no sysroot.
-    pub fn open(path: &Path) -> Result<Self> {
-        if !path.join("ostree/repo").is_dir() {
-            return Err(Error::new(ErrorKind::NotFound, format!("{} has no ostree/repo", path.display()))
-                .hint("`apt-ostree --sysroot=DIR init-sysroot REFSPEC` makes a sysroot out of an empty directory."));
-        }
-        let sysroot = ostree::Sysroot::new(Some(&gio::File::for_path(path)));
-        sysroot.load(gio::Cancellable::NONE).context(|| format!("Loading the sysroot {}", path.display()))?;
+impl SysrootStatus {
+    /// Everything there is to say of the sysroot. Needs no lock.
+    pub fn read(sysroot: &Sysroot) -> Result<Self> {
         let repo = sysroot.repo();
-        Ok(Self { sysroot, repo })
-    }
-
-    pub fn repo(&self) -> &ostree::Repo {
-        &self.repo
-    }
-
-    /// Whether the running system is one of these deployments.
-    pub fn is_booted(&self) -> bool {
-        self.sysroot.booted_deployment().is_some()
-    }
-
-    /// Everything there is to say of the sysroot.
-    pub fn status(&self) -> Result<SysrootStatus> {
-        let booted = self.sysroot.booted_deployment();
-        let deployments = self.sysroot.deployments();
-        let read = |d: &ostree::Deployment| self.deployment(d, booted.as_ref().is_some_and(|b| b.equal(d)));
-        Ok(SysrootStatus { deployments: deployments.iter().map(read).collect::<Result<_>>()?, ..Default::default() })
-    }
-
-    /// The kernel options line of a deployment (the first one of the stateroot when no index is given), without the
-    /// `ostree=` argument, which is libostree's own.
-    pub fn kernel_arguments(&self, stateroot: Option<&str>, index: Option<usize>) -> Result<String> {
-        let deployments = self.sysroot.deployments();
-        let of_stateroot = |d: &&ostree::Deployment| stateroot.is_none_or(|s| d.osname() == s);
-        let found = match index {
-            Some(index) => deployments.get(index).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::NotFound,
-                    format!("Out of range deployment index {index}, expected < {}", deployments.len()),
-                )
-            }),
-            None => deployments.iter().find(of_stateroot).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::NotFound,
-                    "No deployments found for os ".to_owned() + stateroot.unwrap_or_default(),
-                )
-            }),
-        }?;
-        let line = found.bootconfig().and_then(|b| b.get("options")).map(String::from).unwrap_or_default();
-        Ok(without_ostree_karg(&line))
-    }
-
-    fn deployment(&self, d: &ostree::Deployment, booted: bool) -> Result<DeploymentStatus> {
-        let checksum = d.csum().to_string();
-        let commit = self.commit(&checksum)?;
-        let mut status = DeploymentStatus {
-            id: format!("{}-{}.{}", d.osname(), checksum, d.deployserial()),
-            osname: d.osname().into(),
-            serial: d.deployserial(),
-            booted,
-            staged: d.is_staged(),
-            finalization_locked: d.is_staged() && d.is_finalization_locked(),
-            pinned: d.is_pinned(),
-            unlocked: ostree::Deployment::unlocked_state_to_string(d.unlocked()).into(),
-            checksum,
-            ..Default::default()
-        };
-        let keyfile = d.origin();
-        // An origin that cannot be parsed still leaves a deployment to show.
-        let origin = keyfile.as_ref().and_then(|k| Origin::parse(&k.to_data()).ok());
-        status.container_image_reference =
-            keyfile.as_ref().and_then(|k| k.string("origin", "container-image-reference").ok()).map(String::from);
-        if let Some(commit) = &commit {
-            self.add_commit(&mut status, commit)?;
-        }
-        if let Some(origin) = &origin {
-            status.requests = Requests::new(origin);
-            status.custom_origin = origin.custom.clone();
-            if status.container_image_reference.is_none() {
-                status.origin = Some(origin.refspec.clone());
-                self.add_remote(&mut status, origin)?;
-            }
-        }
-        Ok(status)
-    }
-
-    fn add_commit(&self, status: &mut DeploymentStatus, commit: &CommitInfo) -> Result<()> {
-        status.timestamp = commit.timestamp;
-        status.version = commit.version();
-        status.endoflife = commit.string("ostree.endoflife");
-        if !commit.is_layered() {
-            status.base_commit_meta = commit.json();
-            status.base_archives = commit.archives();
-            if status.container_image_reference.is_some() {
-                status.container_image_reference_digest = commit.string("ostree.manifest-digest");
-            }
-            return Ok(());
-        }
-        status.packages = commit.packages();
-        status.base_removals = commit.removed_base_packages();
-        status.base_local_replacements = commit.replaced_base_packages();
-        status.base_upgrades = commit.base_upgrades();
-        status.layered_commit_meta = Some(commit.json());
-        status.layered_archives = commit.archives();
-        status.base_checksum.clone_from(&commit.parent);
-        if let Some(base) = commit.parent.as_deref().map(|p| self.commit(p)).transpose()?.flatten() {
-            status.base_version = base.version();
-            status.base_timestamp = Some(base.timestamp);
-            status.base_commit_meta = base.json();
-            status.base_archives = base.archives();
-            if status.container_image_reference.is_some() {
-                status.container_image_reference_digest = base.string("ostree.manifest-digest");
-            }
-        }
-        Ok(())
-    }
-
-    /// What the repository knows of the origin's ref and remote: a newer commit, the signatures.
-    fn add_remote(&self, status: &mut DeploymentStatus, origin: &Origin) -> Result<()> {
-        let Some((remote, branch)) = origin.remote_and_branch() else { return Ok(()) };
-        let refspec = remote.map_or_else(|| branch.to_owned(), |r| format!("{r}:{branch}"));
-        // A refspec that libostree does not accept resolves to nothing.
-        let pending = self.repo.resolve_rev(&refspec, true).ok().flatten().map(String::from);
-        if let Some(pending) = pending.filter(|p| p != status.base()) {
-            if let Some(commit) = self.commit(&pending)? {
-                status.pending_base_version = commit.version();
-                status.pending_base_timestamp = Some(commit.timestamp);
-            }
-            status.pending_base_checksum = Some(pending);
-        }
-        let Some(remote) = remote else { return Ok(()) };
-        match self.repo.remote_get_gpg_verify(remote) {
-            Ok(enabled) => {
-                status.gpg_enabled = Some(enabled);
-                if enabled {
-                    status.signatures = Some(self.signatures(status.base(), remote));
-                }
-            }
-            Err(e) => status.remote_error = Some(e.message().to_owned()),
-        }
-        Ok(())
-    }
-
-    /// libostree's result tuple of each signature; none for an unsigned commit.
-    fn signatures(&self, checksum: &str, remote: &str) -> Vec<Value> {
-        // Most unsigned commits have no detached metadata at all: no need to start a GPG context for them.
-        let detached = self.repo.read_commit_detached_metadata(checksum, gio::Cancellable::NONE);
-        let signed = detached.ok().flatten().is_some_and(|d| metadata::lookup(&d, "ostree.gpgsigs").is_some());
-        if !signed {
-            return Vec::new();
-        }
-        match self.repo.verify_commit_for_remote(checksum, remote, gio::Cancellable::NONE) {
-            Ok(result) => (0..result.count_all()).map(|i| to_json(&result.all(i))).collect(),
-            Err(_) => Vec::new(),
-        }
-    }
-
-    fn commit(&self, checksum: &str) -> Result<Option<CommitInfo>> {
-        load_commit(&self.repo, checksum)
+        let deployments = sysroot.deployments().iter().map(|d| deployment_status(&repo, d)).collect::<Result<_>>()?;
+        Ok(Self { deployments, ..Self::default() })
     }
 }
 
-/// A commit's timestamp and metadata; `None` if the repository does not have it.
-pub fn load_commit(repo: &ostree::Repo, checksum: &str) -> Result<Option<CommitInfo>> {
-    let commit = repo
-        .load_variant_if_exists(ostree::ObjectType::Commit, checksum)
-        .context(|| format!("Reading commit {checksum}"))?;
-    Ok(commit.as_ref().map(CommitInfo::new))
-}
-
-/// `[epoch:]upstream[-revision]`, epoch 0 left out.
-pub fn full_version(epoch: &str, version: &str, release: &str) -> String {
-    let mut text = String::new();
-    if !matches!(epoch, "" | "0") {
-        text += epoch;
-        text += ":";
+fn deployment_status(repo: &Repo, d: &Deployment) -> Result<DeploymentStatus> {
+    let mut status = DeploymentStatus {
+        id: format!("{}-{}", d.stateroot(), d.name()),
+        osname: d.stateroot(),
+        serial: d.serial(),
+        booted: d.booted,
+        staged: d.is_staged(),
+        finalization_locked: d.is_finalization_locked(),
+        pinned: d.is_pinned(),
+        unlocked: d.unlocked(),
+        container_image_reference: d.origin_value("container-image-reference"),
+        checksum: d.checksum(),
+        ..Default::default()
+    };
+    if let Some(commit) = repo.try_info(&status.checksum)? {
+        add_commit(repo, &mut status, &commit)?;
     }
-    text += version;
-    if !release.is_empty() {
-        text += "-";
-        text += release;
+    // An origin that cannot be parsed still leaves a deployment to show.
+    if let Ok(origin) = d.origin() {
+        status.requests = Requests::new(&origin);
+        status.custom_origin.clone_from(&origin.custom);
+        if status.container_image_reference.is_none() {
+            status.origin = Some(origin.refspec.clone());
+            add_remote(repo, &mut status, &origin)?;
+        }
     }
-    text
+    Ok(status)
 }
 
-/// The line without any `ostree=` word.
-pub fn without_ostree_karg(line: &str) -> String {
-    line.split_ascii_whitespace().filter(|w| !w.starts_with("ostree=")).collect::<Vec<_>>().join(" ")
+fn add_commit(repo: &Repo, status: &mut DeploymentStatus, commit: &CommitInfo) -> Result<()> {
+    status.timestamp = commit.timestamp;
+    status.version.clone_from(&commit.version);
+    status.endoflife = commit.string("ostree.endoflife");
+    if !commit.layered {
+        add_base(status, commit);
+        return Ok(());
+    }
+    status.packages = commit.active_requests();
+    status.base_removals = commit.removed_base_packages();
+    status.base_local_replacements = commit.replaced_base_packages();
+    status.base_upgrades = commit.base_upgrades();
+    status.layered_commit_meta = Some(commit.json());
+    status.layered_archives = commit.archives();
+    status.base_checksum.clone_from(&commit.parent);
+    if let Some(base) = commit.parent.as_deref().map(|p| repo.try_info(p)).transpose()?.flatten() {
+        status.base_version.clone_from(&base.version);
+        status.base_timestamp = Some(base.timestamp);
+        add_base(status, &base);
+    }
+    Ok(())
 }
 
-/// UTC, `YYYY-MM-DDTHH:MM:SSZ`.
-pub fn iso8601(seconds: u64) -> String {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|s| glib::DateTime::from_unix_utc(s).ok())
-        .and_then(|d| d.format("%Y-%m-%dT%H:%M:%SZ").ok())
-        .map_or_else(|| format!("@{seconds}"), String::from)
+fn add_base(status: &mut DeploymentStatus, base: &CommitInfo) {
+    status.base_commit_meta = base.json();
+    status.base_archives = base.archives();
+    if status.container_image_reference.is_some() {
+        status.container_image_reference_digest = base.string("ostree.manifest-digest");
+    }
+}
+
+/// What the repository knows of the origin's ref and remote: a newer commit, the signatures.
+fn add_remote(repo: &Repo, status: &mut DeploymentStatus, origin: &Origin) -> Result<()> {
+    let Some((remote, branch)) = origin.remote_and_branch() else { return Ok(()) };
+    let refspec = remote.map_or_else(|| branch.to_owned(), |r| format!("{r}:{branch}"));
+    // A refspec that libostree does not accept resolves to nothing.
+    let pending = repo.try_resolve(&refspec).ok().flatten();
+    if let Some(pending) = pending.filter(|p| p != status.base()) {
+        if let Some(commit) = repo.try_info(&pending)? {
+            status.pending_base_version = commit.version;
+            status.pending_base_timestamp = Some(commit.timestamp);
+        }
+        status.pending_base_checksum = Some(pending);
+    }
+    let Some(remote) = remote else { return Ok(()) };
+    match repo.gpg_verify_enabled(remote) {
+        Ok(enabled) => {
+            status.gpg_enabled = Some(enabled);
+            if enabled {
+                status.signatures = Some(repo.signatures(status.base(), remote));
+            }
+        }
+        Err(e) => status.remote_error = Some(e.to_string()),
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn small_texts() {
-        assert_eq!(iso8601(0), "1970-01-01T00:00:00Z");
-        assert_eq!(iso8601(1_700_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!(iso8601(u64::MAX), "@18446744073709551615");
-        assert_eq!(full_version("0", "1.2", ""), "1.2");
-        assert_eq!(full_version("1", "1.2", "3"), "1:1.2-3");
-        assert_eq!(without_ostree_karg("quiet ostree=/ostree/boot.1/x/0  rw"), "quiet rw");
-    }
 
     #[test]
     fn always_keys_are_there() {

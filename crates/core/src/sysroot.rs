@@ -160,8 +160,23 @@ impl Deployment {
         self.inner.is_staged()
     }
 
+    /// Staged, and not to be finalized by the next shutdown unless `finalize-deployment` says so.
+    pub fn is_finalization_locked(&self) -> bool {
+        self.inner.is_staged() && self.inner.is_finalization_locked()
+    }
+
     pub fn is_pinned(&self) -> bool {
         self.inner.is_pinned()
+    }
+
+    /// `none`, `development`, `hotfix` or `transient`.
+    pub fn unlocked(&self) -> String {
+        ostree::Deployment::unlocked_state_to_string(self.inner.unlocked()).into()
+    }
+
+    /// A key of the `[origin]` group that is not ours to interpret.
+    pub fn origin_value(&self, key: &str) -> Option<String> {
+        self.inner.origin()?.string("origin", key).ok().map(Into::into)
     }
 
     /// `/usr` is as deployed: not `usroverlay`ed and not hotfixed.
@@ -177,20 +192,44 @@ impl Deployment {
         Origin::parse(&keyfile.to_data()).context(|| format!("Reading the origin of deployment {}", self.name()))
     }
 
+    fn options(&self) -> String {
+        self.inner.bootconfig().and_then(|b| b.get("options")).map(Into::into).unwrap_or_default()
+    }
+
+    /// The kernel arguments as one line, without `ostree=`.
+    pub fn kernel_command_line(&self) -> String {
+        without_ostree_karg(&self.options())
+    }
+
     /// The kernel arguments, in order, without `ostree=`.
     pub fn kernel_arguments(&self) -> Vec<String> {
-        let options = self.inner.bootconfig().and_then(|b| b.get("options")).unwrap_or_default();
+        let options = self.options();
         ostree::KernelArgs::from_string(&options)
             .to_strv()
             .into_iter()
             .map(Into::into)
-            .filter(|a: &String| !a.starts_with("ostree="))
+            .filter(|a: &String| !a.is_empty() && !a.starts_with("ostree="))
             .collect()
     }
+}
+
+/// The line without any `ostree=` word, which is libostree's own.
+pub fn without_ostree_karg(line: &str) -> String {
+    line.split_ascii_whitespace().filter(|w| !w.starts_with("ostree=")).collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) fn keyfile(origin: &Origin) -> Result<glib::KeyFile> {
     let file = glib::KeyFile::new();
     file.load_from_data(&origin.to_string(), glib::KeyFileFlags::NONE).context(|| "Writing the origin")?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ostree_argument_is_not_shown() {
+        assert_eq!(without_ostree_karg("quiet ostree=/ostree/boot.1/x/0  rw"), "quiet rw");
+    }
 }

@@ -20,8 +20,9 @@ use apt_ostree_core::assemble::state::{
     prepare_registries, scrub_etc,
 };
 use apt_ostree_core::model::accounts::{AccountKind, Group, IdLock, Passwd, SYSUSERS_CONF, Table, render_sysusers};
-use apt_ostree_core::model::layout::OptUsrLocal;
 use apt_ostree_core::model::package::PackageId;
+use apt_ostree_core::model::treefile::OptUsrLocal;
+use apt_ostree_core::sandbox::bubblewrap::BASE_ENVIRONMENT;
 use tempfile::TempDir;
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nman:x:6:12:man:/var/cache/man:/usr/sbin/nologin\n\
@@ -375,7 +376,8 @@ fn sandbox(etc: &Path, runtime: &Path, argv: &[&str]) -> Output {
     let mut command = Command::new("bwrap");
     command.args(["--ro-bind", "/", "/", "--dev", "/dev", "--tmpfs", "/run", "--tmpfs", "/var", "--dir", "/var/lib"]);
     command.arg("--bind").arg(etc).arg("/etc").arg("--bind").arg(runtime).arg(quirks::RUNTIME_DIR);
-    command.args(["--setenv", "SYSTEMD_OFFLINE", "1", "--"]).args(argv);
+    let path = BASE_ENVIRONMENT.iter().find(|(key, _)| *key == "PATH").unwrap().1;
+    command.args(["--setenv", "PATH", path, "--setenv", "SYSTEMD_OFFLINE", "1", "--"]).args(argv);
     command.output().unwrap()
 }
 
@@ -404,8 +406,7 @@ fn layered_packages_get_numbers_of_their_own_range() {
     let runtime = Quirks::load(None).unwrap().for_packages(&[]).unwrap().write_runtime(&runtime).unwrap();
     accounts::write_layer_ids(&etc, &runtime.directory).unwrap();
     let inside = |argv: &[&str]| {
-        let path = format!("PATH={}", runtime.path);
-        ok(&sandbox(&etc, &runtime.directory, &[&["env", &path], argv].concat()));
+        ok(&sandbox(&etc, &runtime.directory, argv));
     };
     // Accounts that are there already, inside and outside the range, are found to be system accounts.
     for name in ["basedaemon", "olddaemon"] {
@@ -527,10 +528,7 @@ fn shims_stand_for_programs_and_tell_who_called() {
     let packages = [PackageId::new("vendor-app", "1", "amd64")];
     let active = Quirks::load(Some(&own)).unwrap().for_packages(&packages).unwrap();
     let runtime = active.write_runtime(&dir.path().join("run")).unwrap();
-    let inside = |script: &str| {
-        let script = format!("export PATH={}\n{script}", runtime.path);
-        sandbox(&etc, &runtime.directory, &["sh", "-c", &script])
-    };
+    let inside = |script: &str| sandbox(&etc, &runtime.directory, &["sh", "-c", script]);
     let vendor = "export DPKG_MAINTSCRIPT_PACKAGE=vendor-app DPKG_MAINTSCRIPT_NAME";
     for (script, code) in [
         ("systemctl start ssh", 0),

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use apt_ostree_core::model::diff::PackageDiff;
 use apt_ostree_core::model::package::PackageId;
-use apt_ostree_core::status::{DeploymentStatus, SysrootReader};
+use apt_ostree_core::repo::Repo;
+use apt_ostree_core::status::{DeploymentStatus, SysrootStatus};
+use apt_ostree_core::sysroot::Sysroot;
 use apt_ostree_core::{Error, ErrorKind, Result, db};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -85,13 +87,13 @@ pub(crate) fn run(app: &App, args: &DbArgs) -> Result<ExitCode, Failure> {
 }
 
 impl DbArgs {
-    fn open_repo(&self, app: &App) -> Result<db::Repo> {
+    fn open_repo(&self, app: &App) -> Result<Repo> {
         let path = match (&self.repo, app.given_sysroot()?) {
             (Some(repo), _) => repo.clone(),
             (None, Some(sysroot)) => sysroot.join("ostree/repo"),
             (None, None) => "/sysroot/ostree/repo".into(),
         };
-        db::open_repo(&path)
+        Repo::open(&path)
     }
 }
 
@@ -119,10 +121,10 @@ fn run_list(app: &App, args: &DbArgs, list: &ListArgs) -> Result<(), Failure> {
         return usage("At least one REV must be specified");
     }
     let repo = args.open_repo(app)?;
-    let mut revs = vec![(list.words[0].as_str(), db::resolve(&repo, &list.words[0])?)];
+    let mut revs = vec![(list.words[0].as_str(), repo.resolve(&list.words[0])?)];
     for word in &list.words[1..] {
         // The first word that is no revision starts the patterns.
-        match db::resolve(&repo, word) {
+        match repo.resolve(word) {
             Ok(checksum) => revs.push((word, checksum)),
             Err(_) => break,
         }
@@ -131,7 +133,7 @@ fn run_list(app: &App, args: &DbArgs, list: &ListArgs) -> Result<(), Failure> {
     let wanted =
         |id: &PackageId| patterns.is_empty() || patterns.iter().any(|p| glob(p, &id.name) || glob(p, &id.nevra()));
     for (rev, checksum) in revs {
-        let packages = db::packages(&repo, &checksum)?;
+        let packages = repo.packages(&checksum)?;
         let packages = packages.iter().filter(|id| wanted(id));
         if as_json {
             app.print_json(&json!({
@@ -155,8 +157,8 @@ fn run_version(app: &App, args: &DbArgs, version: &VersionArgs) -> Result<(), Fa
     }
     let repo = args.open_repo(app)?;
     for rev in &version.revs {
-        let checksum = db::resolve(&repo, rev)?;
-        let database = db::database_version(&db::packages(&repo, &checksum)?);
+        let checksum = repo.resolve(rev)?;
+        let database = db::database_version(&repo.packages(&checksum)?);
         if as_json {
             app.print_json(&json!({ "ostree-commit": checksum, "rpmdb-version": database }));
         } else {
@@ -194,15 +196,15 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
     }
     let (repo, mut from, mut to) = sides(app, args, &diff.revs)?;
     if diff.base {
-        from.checksum = db::base_of(&repo, &from.checksum)?;
-        to.checksum = db::base_of(&repo, &to.checksum)?;
+        from.checksum = repo.info(&from.checksum)?.base().to_owned();
+        to.checksum = repo.info(&to.checksum)?.base().to_owned();
     }
-    let packages = PackageDiff::between(&db::packages(&repo, &from.checksum)?, &db::packages(&repo, &to.checksum)?);
+    let packages = PackageDiff::between(&repo.packages(&from.checksum)?, &repo.packages(&to.checksum)?);
     if diff.format == "json" {
         app.print_json(&json!({
             "ostree-commit-from": from.checksum,
             "ostree-commit-to": to.checksum,
-            "pkgdiff": db::diff_json(&packages),
+            "pkgdiff": packages.to_json(),
             "advisories": [],
         }));
         return Ok(());
@@ -216,18 +218,18 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn sides(app: &App, args: &DbArgs, revs: &[String]) -> Result<(db::Repo, Side, Side), Failure> {
-    let resolve = |repo: &db::Repo, rev: &str| -> Result<Side> {
-        Ok(Side { description: rev.to_owned(), checksum: db::resolve(repo, rev)? })
+fn sides(app: &App, args: &DbArgs, revs: &[String]) -> Result<(Repo, Side, Side), Failure> {
+    let resolve = |repo: &Repo, rev: &str| -> Result<Side> {
+        Ok(Side { description: rev.to_owned(), checksum: repo.resolve(rev)? })
     };
     if let [from, to] = revs {
         let repo = args.open_repo(app)?;
         let (from, to) = (resolve(&repo, from)?, resolve(&repo, to)?);
         return Ok((repo, from, to));
     }
-    let sysroot = SysrootReader::open(&app.given_sysroot()?.unwrap_or_else(|| "/".into()))?;
-    let repo = sysroot.repo().clone();
-    let deployments = sysroot.status()?.deployments;
+    let sysroot = Sysroot::open(&app.given_sysroot()?.unwrap_or_else(|| "/".into()))?;
+    let repo = sysroot.repo();
+    let deployments = SysrootStatus::read(&sysroot)?.deployments;
     let (from, to) = match revs {
         [rev] => (current(&deployments)?, resolve(&repo, rev)?),
         _ => default_sides(&deployments)?,

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use apt_ostree_core::operation::{KargsChange, Options, Verb};
-use apt_ostree_core::status::{SysrootReader, without_ostree_karg};
+use apt_ostree_core::sysroot::{Sysroot, without_ostree_karg};
 use apt_ostree_core::{Context, Error, Result};
 use clap::Args;
 use serde_json::json;
@@ -91,6 +92,17 @@ fn refuse_ostree(word: &str) -> Result<(), Failure> {
     Err(Error::usage(format!("The argument '{word}' is managed by OSTree and cannot be changed")).into())
 }
 
+/// The kernel arguments of a deployment; without an index, of the one that boots next (of that stateroot).
+fn command_line(sysroot: &Path, args: &KargsArgs) -> Result<String> {
+    let sysroot = Sysroot::open(sysroot)?;
+    let deployment = match (args.deploy_index, &args.stateroot.stateroot) {
+        (Some(index), _) => sysroot.deployment_at(index)?,
+        (None, Some(stateroot)) => sysroot.pending(stateroot)?,
+        (None, None) => sysroot.deployment_at(0)?,
+    };
+    Ok(deployment.kernel_command_line())
+}
+
 pub(crate) fn run(app: &App, args: KargsArgs) -> Result<ExitCode, Failure> {
     args.check()?;
     let sysroot = app.sysroot()?;
@@ -105,7 +117,7 @@ pub(crate) fn run(app: &App, args: KargsArgs) -> Result<ExitCode, Failure> {
             let line = std::fs::read_to_string("/proc/cmdline").context(|| "Reading /proc/cmdline")?;
             without_ostree_karg(&line)
         } else {
-            SysrootReader::open(&sysroot)?.kernel_arguments(args.stateroot.stateroot.as_deref(), args.deploy_index)?
+            command_line(&sysroot, &args)?
         };
         if !args.editor {
             if args.json {

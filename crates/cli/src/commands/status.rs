@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use apt_ostree_core::Error;
 use apt_ostree_core::model::diff::PackageDiff;
-use apt_ostree_core::status::{ArchiveMeta, DeploymentStatus, SysrootReader, SysrootStatus, iso8601};
-use apt_ostree_core::{Error, db};
+use apt_ostree_core::model::time::iso8601;
+use apt_ostree_core::repo::Repo;
+use apt_ostree_core::repo::metadata::ArchiveMeta;
+use apt_ostree_core::status::{DeploymentStatus, SysrootStatus};
+use apt_ostree_core::sysroot::Sysroot;
 use clap::Args;
 use serde_json::Value;
 use serde_json_path::JsonPath;
@@ -56,10 +60,10 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
         Some(text) => Some(JsonPath::parse(text).map_err(|e| Error::usage(format!("Invalid JSONPath '{text}': {e}")))?),
         None => None,
     };
-    let sysroot = SysrootReader::open(&app.sysroot()?)?;
-    let mut status = sysroot.status()?;
+    let sysroot = Sysroot::open(&app.sysroot()?)?;
+    let mut status = SysrootStatus::read(&sysroot)?;
     let pending = status.deployments.first().is_some_and(|d| !d.booted);
-    let diff = pending_diff(&sysroot, &status);
+    let diff = pending_diff(&sysroot.repo(), &status);
     if args.booted {
         status.deployments.retain(|d| d.booted);
     }
@@ -76,12 +80,12 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
 }
 
 /// What the next boot changes; empty when nothing is booted or pending, or a package list is missing.
-fn pending_diff(sysroot: &SysrootReader, status: &SysrootStatus) -> PackageDiff {
+fn pending_diff(repo: &Repo, status: &SysrootStatus) -> PackageDiff {
     let booted = status.deployments.iter().find(|d| d.booted);
     let (Some(first), Some(booted)) = (status.deployments.first().filter(|d| !d.booted), booted) else {
         return PackageDiff::default();
     };
-    let list = |d: &DeploymentStatus| db::packages(sysroot.repo(), &d.checksum);
+    let list = |d: &DeploymentStatus| repo.packages(&d.checksum);
     match (list(booted), list(first)) {
         (Ok(old), Ok(new)) => PackageDiff::between(&old, &new),
         _ => PackageDiff::default(),

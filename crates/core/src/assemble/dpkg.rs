@@ -188,15 +188,13 @@ impl Watcher {
             None if name.is_empty() => message.clone(),
             None => format!("dpkg could not process {name}: {message}"),
         };
-        Error::new(ErrorKind::Script, what)
-            .with_script(ScriptFailure {
-                package: name,
-                script: script.unwrap_or("dpkg").to_owned(),
-                status: status.or(Some(code)),
-                output,
-                reproduce: reproduce.to_owned(),
-            })
-            .hint("Nothing was changed: the deployments are as they were.")
+        Error::new(ErrorKind::Script, what).with_script(ScriptFailure {
+            package: name,
+            script: script.unwrap_or("dpkg").to_owned(),
+            status: status.or(Some(code)),
+            output,
+            reproduce: reproduce.to_owned(),
+        })
     }
 }
 

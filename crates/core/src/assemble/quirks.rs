@@ -26,7 +26,6 @@ use super::state::{DropKind, Dropped};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::layout::glob_matches;
 use crate::model::package::PackageId;
-use crate::sandbox::bubblewrap::BASE_ENVIRONMENT;
 
 /// Where the caller binds the directory of [`Active::write_runtime`] in the sandbox.
 pub const RUNTIME_DIR: &str = "/run/apt-ostree";
@@ -162,8 +161,6 @@ impl Shim {
 pub struct Runtime {
     /// To be bound, writable, at [`RUNTIME_DIR`].
     pub directory: PathBuf,
-    /// The value of `PATH`.
-    pub path: String,
     /// To be bound read-only: file, absolute target. Where the target is missing in the tree bubblewrap makes an empty
     /// file for it, which must be deleted after the run.
     pub binds: Vec<(PathBuf, String)>,
@@ -235,8 +232,7 @@ impl Active {
         fs::write(&log, "").context(|| format!("Writing {}", log.display()))?;
         // Scripts that change to another user may call a shim as well.
         fs::set_permissions(&log, fs::Permissions::from_mode(0o666))?;
-        let rest = BASE_ENVIRONMENT.iter().find(|(key, _)| *key == "PATH").map_or("/usr/bin", |(_, value)| value);
-        Ok(Runtime { directory: directory.to_owned(), path: format!("{RUNTIME_DIR}/shims:{rest}"), binds })
+        Ok(Runtime { directory: directory.to_owned(), binds })
     }
 
     /// Deletes what the `drop-files` rules name: `etc/` in `tree/usr/etc`, `var/` in `var`, the rest in `tree`.

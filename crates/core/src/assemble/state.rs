@@ -21,10 +21,11 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Result};
 use crate::model::accounts::UserNames;
 use crate::model::layout::{
-    self, DPKG_ADMINDIR, ETC_RULES, FACTORY, LAYOUT_CONF, OptUsrLocal, REGISTRIES, REGISTRIES_CONF, REGISTRY_RULES,
-    Registry, RegistryKind, Rule, RuleAction, SYSIMAGE, VAR_RULES,
+    self, DPKG_ADMINDIR, ETC_RULES, FACTORY, LAYOUT_CONF, REGISTRIES, REGISTRIES_CONF, REGISTRY_RULES, Registry,
+    RegistryKind, Rule, RuleAction, SYSIMAGE, VAR_RULES,
 };
 use crate::model::tmpfiles::{Existing, Line};
+use crate::model::treefile::OptUsrLocal;
 
 /// How much of a file is searched for a private key.
 const KEY_SEARCH_BYTES: u64 = 64 * 1024;

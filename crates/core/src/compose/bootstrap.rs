@@ -14,7 +14,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::postprocess::layout;
 use super::postprocess::runner::{Runner, bind_in};
 use super::postprocess::tree::Tree;
 use super::postprocess::units;
@@ -35,6 +34,9 @@ pub struct BootstrapOptions<'a> {
     pub workdir: &'a Path,
     /// Shims for every program that runs in the tree.
     pub binds: &'a [Bind],
+    /// The id lock of the previous commit: its accounts keep their numbers, because they are there before any package
+    /// asks for one.
+    pub ids: &'a IdLock,
 }
 
 /// Directories that the first packages expect. base-files sets the modes again.
@@ -61,7 +63,8 @@ const DEBCONF_DEFAULTS: &str = "man-db man-db/auto-update boolean false\n";
 /// Not needed from the essential packages before dpkg installs them properly, and then it may be excluded.
 const TAR_EXCLUDES: &[&str] = &["./usr/share/doc/*", "./usr/share/man/*", "./usr/share/info/*", "./usr/share/locale/*"];
 
-/// Installs `packages`, a whole solution with `path` set, into the empty directory `root`.
+/// Installs `packages`, a whole solution with `path` set, into the empty directory `root`. Leaves the id lock in the tree
+/// for post-processing, which continues it.
 ///
 /// Errors: `Usage` when the directory is not empty or the set has no essential packages; `Script` with package, script and
 /// output when one fails. The directory is useless after an error.
@@ -72,20 +75,6 @@ pub fn run(
     sandbox: &dyn Sandbox,
     events: &dyn EventSink,
     options: BootstrapOptions<'_>,
-) -> Result<()> {
-    run_with_ids(root, packages, treefile, sandbox, events, options, &IdLock::default())
-}
-
-/// The same with the id lock of the previous commit: its accounts keep their numbers, because they are there before any
-/// package asks for one. Leaves the lock in the tree for post-processing, which continues it.
-pub fn run_with_ids(
-    root: &Path,
-    packages: &[SolvedPackage],
-    treefile: &Treefile,
-    sandbox: &dyn Sandbox,
-    events: &dyn EventSink,
-    options: BootstrapOptions<'_>,
-    lock: &IdLock,
 ) -> Result<()> {
     let tree = Tree::new(root);
     let (first, rest) = split_essential(packages, &treefile.basearch)?;
@@ -121,8 +110,8 @@ pub fn run_with_ids(
         run.execute(&flat, &[], sandbox, events)
     })?;
     // After the essential set, which has base-passwd, and before the first package that makes an account of its own.
-    accounts::seed(&root.join("etc"), None, lock)?;
-    tree.write(&format!("/{IDS_LOCK}"), lock.to_string(), 0o644)?;
+    accounts::seed(&root.join("etc"), None, options.ids)?;
+    tree.write(&format!("/{IDS_LOCK}"), options.ids.to_string(), 0o644)?;
     let runner = Runner { sandbox, root, binds: &binds, events };
     debconf(&runner, treefile, options.workdir)?;
     if !rest.is_empty() {
@@ -177,7 +166,7 @@ fn skeleton(tree: &Tree, treefile: &Treefile) -> Result<()> {
         tree.mkdir("/usr/lib64", 0o755)?;
         tree.symlink("usr/lib64", "/lib64")?;
     }
-    state::prepare_registries(tree.root(), &tree.root().join("var"), layout::wanted_mode(treefile.opt_usrlocal))?;
+    state::prepare_registries(tree.root(), &tree.root().join("var"), treefile.opt_usrlocal)?;
     let mut arches = format!("{}\n", treefile.basearch);
     for arch in &treefile.foreign_architectures {
         arches.push_str(&format!("{arch}\n"));

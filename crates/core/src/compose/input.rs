@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use ostree::glib::{Checksum, ChecksumType};
 use serde_json::{Value, json};
 
+use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::sources::{self, Source, VENDORS, Vendor};
 use crate::model::treefile::{self, CheckAccounts, FileText, Reader, Treefile};
@@ -34,7 +34,7 @@ pub struct Input {
 pub fn load(path: &Path, arch: &str) -> Result<Input> {
     let base = std::path::absolute(".").context(|| "Finding the current directory")?;
     let loaded = treefile::load(path, &base, arch, &mut Disk)?;
-    let digest = digest(&loaded.treefile).context(|| "Reading the files that the treefile names")?;
+    let digest = digest_of(&loaded.treefile).context(|| "Reading the files that the treefile names")?;
     Ok(Input { treefile: loaded.treefile, warnings: loaded.warnings, files: loaded.files, digest })
 }
 
@@ -69,20 +69,20 @@ fn regular(path: &Path) -> Result<fs::Metadata> {
 }
 
 /// See [`Input::digest`].
-fn digest(treefile: &Treefile) -> Result<String> {
+fn digest_of(treefile: &Treefile) -> Result<String> {
     let mut value = serde_json::to_value(treefile)?;
     let mut files = Vec::new();
     for file in &treefile.add_files {
         let mode = fs::metadata(&file.source).context(|| file.source.display().to_string())?.permissions().mode();
-        files.push(json!([file.dest, format!("{:04o}", mode & 0o7777), file_sha256(&file.source)?]));
+        files.push(json!([file.dest, format!("{:04o}", mode & 0o7777), digest::of_file(&file.source)?]));
     }
     value["add-files"] = files.into();
     if let Some(script) = &treefile.postprocess_script {
-        value["postprocess-script"] = file_sha256(script)?.into();
+        value["postprocess-script"] = digest::of_file(script)?.into();
     }
     for (key, check) in [("check-passwd", &treefile.check_passwd), ("check-groups", &treefile.check_groups)] {
         if let CheckAccounts::File { filename } = check {
-            value[key] = file_sha256(filename)?.into();
+            value[key] = digest::of_file(filename)?.into();
         }
     }
     for source in value.get_mut("repos").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -90,18 +90,7 @@ fn digest(treefile: &Treefile) -> Result<String> {
             fields.shift_remove("Signed-By");
         }
     }
-    sha256(value.to_string().as_bytes())
-}
-
-fn file_sha256(path: &Path) -> Result<String> {
-    let content = fs::read(path).context(|| path.display().to_string())?;
-    sha256(&content)
-}
-
-fn sha256(bytes: &[u8]) -> Result<String> {
-    let mut sum = Checksum::new(ChecksumType::Sha256).ok_or_else(|| Error::failed("glib has no SHA256"))?;
-    sum.update(bytes);
-    sum.string().ok_or_else(|| Error::failed("glib gave no checksum"))
+    Ok(digest::of_bytes(value.to_string().as_bytes()))
 }
 
 /// The archives to compose from: the treefile's `repos`, else those of the machine below `host` (normally `/`)

@@ -15,11 +15,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use ostree::glib;
-
 use super::postprocess::Report;
 use super::postprocess::runner::Runner;
 use super::postprocess::tree::Tree;
+use crate::digest as sha256;
 use crate::error::{Context, Error, Result};
 use crate::event::EventSinkExt;
 
@@ -292,18 +291,18 @@ pub fn digest(tree: &Tree, version: &str, args: &[String]) -> Result<String> {
     }
     let files: Vec<PathBuf> = files.into_iter().collect();
     let sums = checksums(&files)?;
-    let mut all = new_checksum()?;
+    let mut all: Vec<u8> = Vec::new();
     for word in [RECIPE, version, DRACUT_CONF].into_iter().chain(args.iter().map(String::as_str)) {
-        all.update(word.as_bytes());
-        all.update(b"\0");
+        all.extend(word.as_bytes());
+        all.push(b'\0');
     }
     for (path, sum) in files.iter().zip(sums) {
-        all.update(path.strip_prefix(tree.root()).unwrap_or(path).as_os_str().as_encoded_bytes());
-        all.update(b"\0");
-        all.update(sum.as_bytes());
-        all.update(b"\n");
+        all.extend(path.strip_prefix(tree.root()).unwrap_or(path).as_os_str().as_encoded_bytes());
+        all.push(b'\0');
+        all.extend(sum.as_bytes());
+        all.push(b'\n');
     }
-    all.string().ok_or_else(|| Error::failed("Computing a SHA256"))
+    Ok(sha256::of_bytes(&all))
 }
 
 fn collect(tree: &Tree, path: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
@@ -356,13 +355,9 @@ fn describe(path: &Path) -> Result<String> {
         if !meta.is_file() {
             return Ok("special".to_owned());
         }
-        Ok(format!("file {:o} {}", meta.permissions().mode(), crate::repo::file_sha256(path)?))
+        Ok(format!("file {:o} {}", meta.permissions().mode(), sha256::of_file(path)?))
     };
     text().context(|| format!("Reading {}", path.display()))
-}
-
-fn new_checksum() -> Result<glib::Checksum> {
-    glib::Checksum::new(glib::ChecksumType::Sha256).ok_or_else(|| Error::failed("This GLib has no SHA256"))
 }
 
 #[cfg(test)]

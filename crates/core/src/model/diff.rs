@@ -191,4 +191,14 @@ mod tests {
         assert!(diff.lines().starts_with("!a-1.amd64\n=a-2.amd64\n"));
         assert!(PackageDiff::between(&old, &old).is_empty());
     }
+
+    #[test]
+    fn json() {
+        let id = |n: &str, v: &str| PackageId::new(n, v, "amd64");
+        let diff = PackageDiff::between(&[id("a", "1:1-1"), id("z", "1")], &[id("a", "1:1-2"), id("b", "3")]);
+        assert_eq!(
+            diff.to_json().to_string(),
+            r#"[["b",0,{"NewPackage":["b","3","amd64"]}],["z",1,{"PreviousPackage":["z","1","amd64"]}],["a",2,{"PreviousPackage":["a","1:1-1","amd64"],"NewPackage":["a","1:1-2","amd64"]}]]"#
+        );
+    }
 }

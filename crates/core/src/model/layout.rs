@@ -7,6 +7,7 @@
 //! Paths are relative to the root of the tree, without a leading slash; patterns are those of [`glob_matches`].
 
 use super::tmpfiles::Line;
+use super::treefile::OptUsrLocal;
 
 /// What a registry is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,18 +126,6 @@ pub fn registries_tmpfiles() -> String {
         text.push_str(&format!("{}\n", Line::link(&format!("/{}", registry.var), &target, true)));
     }
     text
-}
-
-/// Where `/opt` and `/usr/local` are (treefile key `opt-usrlocal`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OptUsrLocal {
-    /// Directories of the image, read-only on the machine.
-    #[default]
-    Root,
-    /// Image content with the machine's own files over it (`ostree-state-overlay@.service`, libostree >= 2024.1).
-    StateOverlay,
-    /// Links into `/var`: the machine's alone.
-    Var,
 }
 
 /// One entry of a deployment's root.

@@ -9,6 +9,13 @@ pub fn split(version: &str) -> (&str, &str, &str) {
     (epoch, upstream, revision)
 }
 
+/// The reverse of [`split`]; an epoch that is empty or 0 is left out.
+pub fn join(epoch: &str, upstream: &str, revision: &str) -> String {
+    let epoch = if matches!(epoch, "" | "0") { String::new() } else { format!("{epoch}:") };
+    let revision = if revision.is_empty() { String::new() } else { format!("-{revision}") };
+    format!("{epoch}{upstream}{revision}")
+}
+
 /// The version without an epoch of 0, as rpm-ostree writes an EVR.
 pub fn evr(version: &str) -> &str {
     version.strip_prefix("0:").unwrap_or(version)
@@ -90,5 +97,14 @@ mod tests {
         }
         assert_eq!(compare("1.0", "1.0-0"), Ordering::Equal);
         assert_eq!(compare("0:1", "1"), Ordering::Equal);
+    }
+
+    #[test]
+    fn parts() {
+        for text in ["1.2", "1:1.2-3", "2024-01-02-1"] {
+            let (epoch, upstream, revision) = split(text);
+            assert_eq!(join(epoch, upstream, revision), text);
+        }
+        assert_eq!(join("", "1", ""), "1");
     }
 }

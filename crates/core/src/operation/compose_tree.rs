@@ -11,14 +11,17 @@ use ostree::glib::{Variant, VariantDict};
 use serde::{Deserialize, Serialize};
 
 use super::Report;
+use super::log::LogSink;
 use super::transaction::{Ports, human_size};
 use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::compose::{bootstrap, input, postprocess};
+use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::accounts::{IDS_LOCK, IdLock};
 use crate::model::diff::PackageDiff;
 use crate::model::package::PackageId;
+use crate::model::time::iso8601;
 use crate::model::treefile::{self, Treefile};
 use crate::plan::LAYER_VERSION;
 use crate::repo::Repo;
@@ -75,7 +78,8 @@ impl Directories {
 }
 
 pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Ports<'_>) -> Result<Report> {
-    let events = ports.events;
+    let log;
+    let mut events = ports.events;
     let loaded = input::load(&compose.treefile, &compose.arch)?;
     for warning in &loaded.warnings {
         events.warning(warning.clone());
@@ -89,6 +93,8 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let repo_path = compose.repo.as_deref().ok_or_else(|| Error::usage("--repo must be specified"))?;
     let repo = Repo::open_or_create(repo_path)?;
     let repo_path = repo.path().to_owned();
+    log = LogSink::create(&repo, "compose", &options.command_line, events);
+    events = &log;
     let previous = previous_commit(&repo, compose, &reference, events)?;
     let mut directories = directories(compose, &repo)?;
 
@@ -116,7 +122,7 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     if options.dry_run {
         return Ok(Report { lines: vec!["Exiting because of '--dry-run' option".into()], ..Report::default() });
     }
-    let hash = input_hash(&loaded.digest, &solution)?;
+    let hash = input_hash(&loaded.digest, &solution);
     events.message(format!("Input state hash: {hash}"));
     let unchanged = previous.as_ref().and_then(|p| p.input_hash.as_deref()) == Some(hash.as_str());
     if unchanged && !compose.force_nocache {
@@ -134,9 +140,9 @@ pub fn execute(compose: &ComposeTree, options: &super::Options, ports: &mut Port
     let version = version_of(treefile, previous.as_ref(), compose.timestamp)?;
     let tmp = directories.work.join("tmp");
     let shims = shims(&solution, options, &tmp.join("runtime"))?;
-    let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims };
     let ids = previous_ids(&repo, previous.as_ref())?;
-    let installed = bootstrap::run_with_ids(&root, &solution.install, treefile, ports.sandbox, events, bootstrap, &ids);
+    let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims, ids: &ids };
+    let installed = bootstrap::run(&root, &solution.install, treefile, ports.sandbox, events, bootstrap);
     if installed.as_ref().is_err_and(|error| error.script.is_some()) {
         // The tree in which the script failed is needed to run it again.
         directories.keep();
@@ -243,7 +249,7 @@ fn publish(compose: &ComposeTree, repo: &Repo, reference: &str, written: &Writte
     let write =
         |path: &Path, text: String| std::fs::write(path, text).context(|| format!("Writing {}", path.display()));
     let mut report = Report { changed: true, ..Report::default() };
-    let old = written.previous.and_then(|p| p.packages.clone()).unwrap_or_default();
+    let old = written.previous.and_then(|p| p.packages()).unwrap_or_default();
     report.diff = PackageDiff::between(&old, written.packages);
     if let Some(path) = &compose.write_commitid_to {
         write(path, format!("{}\n", written.checksum))?;
@@ -258,7 +264,7 @@ fn publish(compose: &ComposeTree, repo: &Repo, reference: &str, written: &Writte
             "ostree-commit": written.checksum,
             "ostree-content-checksum": repo.content_checksum(written.checksum)?,
             "ostree-version": written.version,
-            "ostree-timestamp": iso_time(compose.timestamp),
+            "ostree-timestamp": iso8601(compose.timestamp),
             "ostree-n-metadata-total": written.stats.metadata_total,
             "ostree-n-metadata-written": written.stats.metadata_written,
             "ostree-n-content-total": written.stats.content_total,
@@ -326,6 +332,12 @@ fn directories(compose: &ComposeTree, repo: &Repo) -> Result<Directories> {
     Ok(Directories { work, cache, temporary, _lock: lock })
 }
 
+/// Empties the scratch space of a repository, unless a compose is at work there.
+pub(super) fn empty_scratch(repo: &Repo) -> Result<()> {
+    let _lock = lock_scratch(repo)?;
+    crate::repo::remove_tree(&repo.extension("tmp")?)
+}
+
 /// One compose at a time may use (and first empties) the scratch space of a repository.
 fn lock_scratch(repo: &Repo) -> Result<std::fs::File> {
     let path = repo.extension("")?.join("compose.lock");
@@ -363,15 +375,12 @@ fn shims(solution: &Solution, options: &super::Options, runtime: &Path) -> Resul
 }
 
 /// Everything that decides what the tree will be.
-fn input_hash(treefile_digest: &str, solution: &Solution) -> Result<String> {
-    let mut sum = ostree::glib::Checksum::new(ostree::glib::ChecksumType::Sha256)
-        .ok_or_else(|| Error::failed("glib has no SHA256"))?;
-    sum.update(format!("tool {} layer {LAYER_VERSION}\n", env!("CARGO_PKG_VERSION")).as_bytes());
-    sum.update(treefile_digest.as_bytes());
+fn input_hash(treefile_digest: &str, solution: &Solution) -> String {
+    let mut text = format!("tool {} layer {LAYER_VERSION}\n{treefile_digest}", env!("CARGO_PKG_VERSION"));
     for package in &solution.install {
-        sum.update(format!("{} {} {}\n", package.id, package.sha256, package.requested).as_bytes());
+        text.push_str(&format!("{} {} {}\n", package.id, package.sha256, package.requested));
     }
-    sum.string().ok_or_else(|| Error::failed("glib gave no checksum"))
+    digest::of_bytes(text.as_bytes())
 }
 
 fn version_of(treefile: &Treefile, previous: Option<&CommitInfo>, now: u64) -> Result<Option<String>> {
@@ -425,12 +434,4 @@ fn commit_metadata(
         );
     }
     Ok(meta.end())
-}
-
-/// `2026-01-31T12:00:00Z`.
-fn iso_time(seconds: u64) -> String {
-    ostree::glib::DateTime::from_unix_utc(i64::try_from(seconds).unwrap_or(0))
-        .and_then(|t| t.format("%Y-%m-%dT%H:%M:%SZ"))
-        .map(Into::into)
-        .unwrap_or_default()
 }

@@ -102,7 +102,9 @@ pub fn apply(line: &str, change: &KargsChange) -> Result<Vec<String>> {
             arguments.delete(argument)?;
         }
     }
-    Ok(arguments.to_strv().iter().map(ToString::to_string).filter(|a| !a.starts_with("ostree=")).collect())
+    // libostree reads an empty line as one empty argument.
+    let kept = |a: &String| !a.is_empty() && !a.starts_with("ostree=");
+    Ok(arguments.to_strv().iter().map(ToString::to_string).filter(kept).collect())
 }
 
 #[cfg(test)]
@@ -128,6 +130,7 @@ mod tests {
             line.replace("tty0", "tty1")
         );
         assert_eq!(changed(line, &KargsChange { append_if_missing: s(&["quiet"]), ..Default::default() }), line);
+        assert_eq!(changed("", &KargsChange { append: s(&["quiet"]), ..Default::default() }), "quiet");
         assert_eq!(changed(line, &KargsChange { delete_if_present: s(&["nothere"]), ..Default::default() }), line);
     }
 

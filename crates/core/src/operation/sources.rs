@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::compose::input;
+use crate::digest;
 use crate::error::{Context, Error, Result};
 use crate::model::package;
 use crate::model::sources::Source;
-use crate::repo::file_sha256;
 use crate::source::SourceConfig;
 
 /// `state` is the folder of libapt's own files (see [`SourceConfig::state`]).
@@ -58,7 +58,7 @@ fn keep_keyrings(sources: &mut [Source], kept: &Path) -> Result<()> {
         let mut copies = BTreeMap::new();
         for keyring in source.keyrings() {
             let extension = keyring.extension().unwrap_or_default().to_string_lossy().into_owned();
-            let copy = kept.join(format!("{}.{extension}", file_sha256(keyring)?));
+            let copy = kept.join(format!("{}.{extension}", digest::of_file(keyring)?));
             if !copy.exists() {
                 std::fs::copy(keyring, &copy).context(|| format!("Keeping the keyring {}", keyring.display()))?;
             }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Options, PackageChanges, Report};
 use crate::assemble::layer::{self, LayerInput};
+use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::diff::PackageDiff;
@@ -13,8 +14,8 @@ use crate::model::origin::{LocalPackage, Origin};
 use crate::model::package::PackageId;
 use crate::model::request::PackageRequest;
 use crate::plan::{BaseTree, Plan};
+use crate::repo::Repo;
 use crate::repo::metadata::CommitInfo;
-use crate::repo::{Repo, file_sha256};
 use crate::sandbox::Sandbox;
 use crate::source::{PackageSource, SolveTask, SourceConfig};
 use crate::sysroot::deploy::NewDeployment;
@@ -83,8 +84,7 @@ impl<'a> Transaction<'a> {
                     ErrorKind::NotFound,
                     format!("Package/capability '{name}' is not currently requested"),
                 )
-                .hint("Only layered requests can be uninstalled; see `apt-ostree status`.")
-                .hint(format!("A package of the base image goes with: apt-ostree override remove {name}")));
+                .hint("Only layered requests can be uninstalled; see `apt-ostree status`."));
             }
         }
         for text in &changes.install {
@@ -111,7 +111,7 @@ impl<'a> Transaction<'a> {
 
     /// Keeps a local .deb in the sysroot under its digest and requests it.
     fn add_local(&mut self, origin: &mut Origin, path: &Path, idempotent: bool) -> Result<()> {
-        let sha256 = file_sha256(path).context(|| format!("Reading {}", path.display()))?;
+        let sha256 = digest::of_file(path)?;
         if origin.requested_local.iter().any(|l| l.sha256 == sha256) {
             return if idempotent {
                 Ok(())
@@ -255,10 +255,13 @@ impl<'a> Transaction<'a> {
             .find(|d| d.checksum() == commit && d.is_unmodified() && !d.is_staged());
         let tree = match deployed {
             Some(deployment) => self.sysroot.directory(&deployment),
-            None => self
-                .ports
-                .events
-                .task(format!("Checking out tree {}", &commit[..7]), || self.repo.base_checkout(commit))?,
+            None => match self.repo.existing_checkout(commit)? {
+                Some(tree) => tree,
+                None => self
+                    .ports
+                    .events
+                    .task(format!("Checking out tree {}", &commit[..7]), || self.repo.base_checkout(commit))?,
+            },
         };
         if !tree.join("usr/lib/sysimage/dpkg/status").exists() {
             return Err(Error::failed(format!(
@@ -331,7 +334,8 @@ impl<'a> Transaction<'a> {
         let events = self.ports.events;
         if solution.install.iter().any(|p| p.download > 0) {
             let count = solution.install.iter().filter(|p| p.download > 0).count();
-            events.message(format!("Will download: {count} packages ({})", human_size(plan.download_size)));
+            let packages = if count == 1 { "package" } else { "packages" };
+            events.message(format!("Will download: {count} {packages} ({})", human_size(plan.download_size)));
         }
         self.ports.packages.fetch(config, &mut solution, events).context(|| "Downloading packages")?;
         plan.install = solution.install;

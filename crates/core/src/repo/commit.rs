@@ -206,7 +206,7 @@ fn stamp(dir: &Path) -> Result<String> {
     }
     let mut hash = sha2::Sha256::new();
     walk(dir, &mut hash).context(|| format!("Reading {}", dir.display()))?;
-    Ok(super::hex(&hash.finalize()))
+    Ok(crate::digest::hex(&hash.finalize()))
 }
 
 /// Turns the whiteouts and opaque directories of an overlay's upper layer into removals from `mtree`, and deletes

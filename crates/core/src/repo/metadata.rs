@@ -1,10 +1,12 @@
 //! What a commit says of itself, typed both ways: the keys of `rpm-ostree-json.md` section 1.3 and our own.
 
 use ostree::glib::prelude::ToVariant;
-use ostree::glib::{Variant, VariantDict};
+use ostree::glib::{Variant, VariantClass, VariantDict};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::Repo;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::package::PackageId;
 use crate::model::version;
 use crate::plan::Plan;
@@ -13,25 +15,95 @@ use crate::source::ArchiveInfo;
 /// Version of the layered commit's metadata, as rpm-ostree counts it.
 const CLIENTLAYER_VERSION: u32 = 6;
 
-/// The parts of a commit the engine asks for.
-#[derive(Clone, Debug, Default)]
+/// A base package as a layered commit recorded it: `(nevra, name, epoch, version, release, arch)`, printed as an array.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BasePackage(pub String, pub String, pub u64, pub String, pub String, pub String);
+
+impl BasePackage {
+    pub fn nevra(&self) -> &str {
+        &self.0
+    }
+
+    pub fn name(&self) -> &str {
+        &self.1
+    }
+
+    /// `[epoch:]version[-release]`, epoch 0 left out.
+    pub fn evr(&self) -> String {
+        version::join(&self.2.to_string(), &self.3, &self.4)
+    }
+
+    /// From `(sstsss)`; the epoch of some writers is a string or 32 bits wide.
+    fn from_variant(v: &Variant) -> Option<Self> {
+        let v = unboxed(v);
+        if let Some((a, b, c, d, e, f)) = v.get::<(String, String, u64, String, String, String)>() {
+            return Some(Self(a, b, c, d, e, f));
+        }
+        let (a, b, c, d, e, f) = v.get::<(String, String, String, String, String, String)>()?;
+        Some(Self(a, b, c.parse().unwrap_or(0), d, e, f))
+    }
+}
+
+/// One archive index the tree was made from (`rpmostree.rpmmd-repos`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ArchiveMeta {
+    pub id: String,
+    pub suite: String,
+    pub component: String,
+    /// `Date:` of the Release file, seconds since the epoch.
+    pub timestamp: u64,
+}
+
+/// Kept out of [`CommitInfo::json`]: internal, or promoted to a key of its own (`rpm-ostree-json.md` section 1.3).
+const DENY: &[&str] = &[
+    "rpmostree.rpmdb.pkglist",
+    "rpmostree.advisories",
+    "rpmostree.packages",
+    "rpmostree.modules",
+    "rpmostree.spec",
+    "rpmostree.removed-base-packages",
+    "rpmostree.replaced-base-packages",
+    "rpmostree.replaced-base-remote-packages",
+    // Ours: the whole treefile text, and what `base-upgrades` shows.
+    "apt-ostree.treefile",
+    "apt-ostree.base-upgrades",
+];
+
+/// A commit without its tree. What another program wrote is read with care: a key of an unexpected type counts as
+/// absent. Long lists are decoded when they are asked for.
+#[derive(Clone, Debug)]
 pub struct CommitInfo {
     pub checksum: String,
     pub parent: Option<String>,
     /// Seconds since the epoch.
     pub timestamp: u64,
     pub version: Option<String>,
-    /// `rpmostree.rpmdb.pkglist`.
-    pub packages: Option<Vec<PackageId>>,
     /// `rpmostree.inputhash` of a composed base.
     pub input_hash: Option<String>,
     /// `rpmostree.state-sha512` of a layered commit: our input digest.
     pub state_digest: Option<String>,
     /// Made by layering on [`CommitInfo::parent`].
     pub layered: bool,
+    metadata: Variant,
 }
 
 impl CommitInfo {
+    /// From a commit object, `(a{sv}aya(say)sstayay)`.
+    fn new(checksum: &str, commit: &Variant) -> Self {
+        let metadata = commit.child_value(0);
+        let text = |key: &str| lookup(&metadata, key).and_then(|v| v.get::<String>());
+        Self {
+            checksum: checksum.to_owned(),
+            parent: ostree::commit_get_parent(commit).map(Into::into),
+            timestamp: ostree::commit_get_timestamp(commit),
+            version: text("version"),
+            input_hash: text("rpmostree.inputhash"),
+            state_digest: text("rpmostree.state-sha512"),
+            layered: lookup(&metadata, "rpmostree.clientlayer").and_then(|v| v.get()) == Some(true),
+            metadata,
+        }
+    }
+
     /// The base commit: the parent of a layered commit, the commit itself otherwise.
     pub fn base(&self) -> &str {
         match &self.parent {
@@ -39,23 +111,94 @@ impl CommitInfo {
             _ => &self.checksum,
         }
     }
+
+    /// The value of a key of the metadata.
+    pub fn value(&self, key: &str) -> Option<Variant> {
+        lookup(&self.metadata, key)
+    }
+
+    pub fn string(&self, key: &str) -> Option<String> {
+        self.value(key)?.get()
+    }
+
+    /// The recorded package list, sorted. `None` if the commit has none.
+    pub fn packages(&self) -> Option<Vec<PackageId>> {
+        packages_from_variant(&self.value("rpmostree.rpmdb.pkglist")?)
+    }
+
+    /// Requests that are active in a layered tree.
+    pub fn active_requests(&self) -> Vec<String> {
+        self.value("rpmostree.packages").and_then(|v| v.get()).unwrap_or_default()
+    }
+
+    pub fn removed_base_packages(&self) -> Vec<BasePackage> {
+        self.children("rpmostree.removed-base-packages").iter().filter_map(BasePackage::from_variant).collect()
+    }
+
+    /// `(new, old)` pairs.
+    pub fn replaced_base_packages(&self) -> Vec<(BasePackage, BasePackage)> {
+        let pair = |v: &Variant| {
+            let v = unboxed(v);
+            (v.is_container() && v.n_children() == 2)
+                .then(|| {
+                    Some((BasePackage::from_variant(&v.child_value(0))?, BasePackage::from_variant(&v.child_value(1))?))
+                })
+                .flatten()
+        };
+        self.children("rpmostree.replaced-base-packages").iter().filter_map(pair).collect()
+    }
+
+    /// Base packages upgraded because a request needs it: old NEVRA, new NEVRA, reason.
+    pub fn base_upgrades(&self) -> Vec<(String, String, String)> {
+        self.value("apt-ostree.base-upgrades").and_then(|v| v.get()).unwrap_or_default()
+    }
+
+    pub fn archives(&self) -> Vec<ArchiveMeta> {
+        let archive = |v: &Variant| {
+            let v = unboxed(v);
+            let text = |key: &str| lookup(&v, key).and_then(|v| v.get::<String>());
+            Some(ArchiveMeta {
+                id: text("id")?,
+                suite: text("suite").unwrap_or_default(),
+                component: text("component").unwrap_or_default(),
+                timestamp: lookup(&v, "timestamp").and_then(|v| v.get::<u64>()).unwrap_or_default(),
+            })
+        };
+        self.children("rpmostree.rpmmd-repos").iter().filter_map(archive).collect()
+    }
+
+    /// The metadata as JSON, without the keys that are internal or shown elsewhere.
+    pub fn json(&self) -> Map<String, Value> {
+        let mut map = match to_json(&self.metadata) {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        };
+        map.retain(|key, _| !DENY.contains(&key.as_str()));
+        map
+    }
+
+    fn children(&self, key: &str) -> Vec<Variant> {
+        match lookup(&self.metadata, key) {
+            Some(v) if v.is_container() => v.iter().collect(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl Repo {
+    /// What a commit says of itself.
     pub fn info(&self, commit: &str) -> Result<CommitInfo> {
-        let (variant, _) = self.inner.load_commit(commit).context(|| format!("Reading commit {commit}"))?;
-        let meta = VariantDict::new(Some(&variant.child_value(0)));
-        let text = |key: &str| meta.lookup::<String>(key).ok().flatten();
-        Ok(CommitInfo {
-            checksum: commit.to_owned(),
-            parent: ostree::commit_get_parent(&variant).map(Into::into),
-            timestamp: ostree::commit_get_timestamp(&variant),
-            version: text("version"),
-            packages: meta.lookup_value("rpmostree.rpmdb.pkglist", None).map(|v| packages_from_variant(&v)),
-            input_hash: text("rpmostree.inputhash"),
-            state_digest: text("rpmostree.state-sha512"),
-            layered: meta.lookup::<bool>("rpmostree.clientlayer").ok().flatten().unwrap_or(false),
-        })
+        self.try_info(commit)?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("No commit {commit} in {}", self.path.display())))
+    }
+
+    /// The same; `None` if the repository does not have it.
+    pub fn try_info(&self, commit: &str) -> Result<Option<CommitInfo>> {
+        let variant = self
+            .inner
+            .load_variant_if_exists(ostree::ObjectType::Commit, commit)
+            .context(|| format!("Reading commit {commit}"))?;
+        Ok(variant.map(|variant| CommitInfo::new(commit, &variant)))
     }
 
     /// Checksum over the content alone, without the commit's own metadata.
@@ -63,12 +206,20 @@ impl Repo {
         let (variant, _) = self.inner.load_commit(commit).context(|| format!("Reading commit {commit}"))?;
         Ok(ostree::commit_get_content_checksum(&variant).map(Into::into))
     }
+}
 
-    /// One metadata value of a commit.
-    pub fn metadata_value(&self, commit: &str, key: &str) -> Result<Option<Variant>> {
-        let (variant, _) = self.inner.load_commit(commit).context(|| format!("Reading commit {commit}"))?;
-        Ok(VariantDict::new(Some(&variant.child_value(0))).lookup_value(key, None))
+/// The value of a key of an `a{sv}`; `None` for any other type as well.
+pub(super) fn lookup(v: &Variant, key: &str) -> Option<Variant> {
+    if v.type_().as_str() != "a{sv}" {
+        return None;
     }
+    v.iter().find(|e| e.child_value(0).str() == Some(key))?.child_value(1).as_variant()
+}
+
+fn unboxed(v: &Variant) -> Variant {
+    // as_variant() on anything else makes GLib complain on stderr.
+    let inner = if v.classify() == VariantClass::Variant { v.as_variant() } else { None };
+    inner.map_or_else(|| v.clone(), |inner| unboxed(&inner))
 }
 
 /// `a(sssss)`: name, epoch (`0` if none), upstream version, revision (empty if native), architecture.
@@ -83,18 +234,17 @@ pub fn packages_to_variant(packages: &[PackageId]) -> Variant {
     rows.into()
 }
 
-/// The reverse; rows of another shape are left out.
-pub fn packages_from_variant(list: &Variant) -> Vec<PackageId> {
-    list.iter()
-        .filter_map(|row| row.get::<(String, String, String, String, String)>())
+/// The reverse, sorted; `None` for a value of another type.
+pub fn packages_from_variant(list: &Variant) -> Option<Vec<PackageId>> {
+    let rows: Vec<(String, String, String, String, String)> = list.get()?;
+    let mut list: Vec<PackageId> = rows
+        .into_iter()
         .map(|(name, epoch, upstream, revision, arch)| {
-            let mut version = if epoch == "0" || epoch.is_empty() { upstream } else { format!("{epoch}:{upstream}") };
-            if !revision.is_empty() {
-                version = format!("{version}-{revision}");
-            }
-            PackageId::new(name, version, arch)
+            PackageId::new(name, version::join(&epoch, &upstream, &revision), arch)
         })
-        .collect()
+        .collect();
+    list.sort();
+    Some(list)
 }
 
 /// `aa{sv}` of the indexes that were used.
@@ -112,8 +262,7 @@ pub fn archives_to_variant(archives: &[ArchiveInfo]) -> Variant {
 }
 
 /// A JSON value as libostree metadata: strings, booleans, integers, lists of strings, and objects as `a{sv}`.
-pub fn json_to_variant(value: &serde_json::Value) -> Result<Variant> {
-    use serde_json::Value;
+pub fn json_to_variant(value: &Value) -> Result<Variant> {
     Ok(match value {
         Value::String(s) => s.to_variant(),
         Value::Bool(b) => b.to_variant(),
@@ -142,6 +291,37 @@ pub fn json_to_variant(value: &serde_json::Value) -> Result<Variant> {
         }
         Value::Null => return Err(Error::usage("null has no GVariant type")),
     })
+}
+
+/// Any GVariant as JSON, the way json-glib does it: variants unboxed, tuples as arrays, dictionaries as objects,
+/// an absent maybe as null. A double JSON cannot express becomes null.
+pub fn to_json(v: &Variant) -> Value {
+    match v.classify() {
+        VariantClass::Boolean => v.get::<bool>().into(),
+        VariantClass::Byte => v.get::<u8>().into(),
+        VariantClass::Int16 => v.get::<i16>().into(),
+        VariantClass::Uint16 => v.get::<u16>().into(),
+        VariantClass::Int32 => v.get::<i32>().into(),
+        VariantClass::Uint32 => v.get::<u32>().into(),
+        VariantClass::Int64 => v.get::<i64>().into(),
+        VariantClass::Uint64 => v.get::<u64>().into(),
+        VariantClass::Double => v.get::<f64>().into(),
+        VariantClass::String | VariantClass::ObjectPath | VariantClass::Signature => v.str().into(),
+        VariantClass::Variant => v.as_variant().map_or(Value::Null, |v| to_json(&v)),
+        VariantClass::Maybe => v.as_maybe().map_or(Value::Null, |v| to_json(&v)),
+        VariantClass::Array if v.type_().as_str().starts_with("a{") => {
+            let entry = |e: Variant| {
+                let key = e.child_value(0);
+                (key.str().map_or_else(|| key.print(false).to_string(), str::to_owned), to_json(&e.child_value(1)))
+            };
+            Value::Object(v.iter().map(entry).collect())
+        }
+        VariantClass::Array | VariantClass::Tuple | VariantClass::DictEntry => {
+            Value::Array(v.iter().map(|c| to_json(&c)).collect())
+        }
+        // A file descriptor index has no meaning outside its message.
+        _ => Value::Null,
+    }
 }
 
 /// The metadata of a layered commit. `kernel` is the kernel version of the tree.
@@ -207,6 +387,48 @@ mod tests {
             PackageId::new("b", "2024.1", "all"),
             PackageId::new("c", "1-2-3", "i386"),
         ];
-        assert_eq!(packages_from_variant(&packages_to_variant(&list)), list);
+        assert_eq!(packages_from_variant(&packages_to_variant(&list)), Some(list));
+    }
+
+    fn parsed(text: &str) -> Variant {
+        Variant::parse(None, text).unwrap()
+    }
+
+    #[test]
+    fn every_type_has_a_json_form() {
+        let text = "{'b': <true>, 's': <'x'>, 'n': <uint64 18446744073709551615>, 'i': <-3>, 'd': <1.5>, \
+                    'ay': <[byte 1, 2]>, 't': <('a', 1)>, 'v': <<'in'>>, 'm': <@ms nothing>, 'j': <@ms 'y'>, \
+                    'as': <@as []>, 'dict': <{uint32 1: 'one'}>}";
+        let value = to_json(&parsed(text));
+        assert_eq!(
+            value.to_string(),
+            r#"{"b":true,"s":"x","n":18446744073709551615,"i":-3,"d":1.5,"ay":[1,2],"t":["a",1],"v":"in","m":null,"j":"y","as":[],"dict":{"1":"one"}}"#
+        );
+    }
+
+    #[test]
+    fn foreign_types_count_as_absent() {
+        let meta = |text: &str| {
+            let commit = parsed(&format!("({text}, @ay [], @a(say) [], '', '', uint64 0, @ay [], @ay [])"));
+            CommitInfo::new("", &commit)
+        };
+        let odd = meta(
+            "{'version': <1>, 'rpmostree.clientlayer': <'yes'>, 'rpmostree.packages': <'a'>, \
+             'rpmostree.removed-base-packages': <'a'>, 'rpmostree.replaced-base-packages': <[1, 2]>, \
+             'rpmostree.rpmmd-repos': <['x']>, 'rpmostree.rpmdb.pkglist': <[('a', 'b')]>}",
+        );
+        assert_eq!(odd.version, None);
+        assert!(!odd.layered);
+        assert!(odd.active_requests().is_empty() && odd.removed_base_packages().is_empty());
+        assert!(odd.replaced_base_packages().is_empty() && odd.archives().is_empty());
+        assert!(odd.packages().is_none());
+        let good = meta(
+            "{'rpmostree.removed-base-packages': <[<('vim-2:9-1.amd64', 'vim', uint64 2, '9', '1', 'amd64')>]>, \
+              'rpmostree.replaced-base-packages': <[(<('a-2.all', 'a', uint64 0, '2', '', 'all')>, \
+               <('a-1.all', 'a', uint64 0, '1', '', 'all')>)]>}",
+        );
+        assert_eq!(good.removed_base_packages()[0].evr(), "2:9-1");
+        let (new, old) = &good.replaced_base_packages()[0];
+        assert_eq!((new.evr().as_str(), old.nevra()), ("2", "a-1.all"));
     }
 }

@@ -1,6 +1,7 @@
 //! Fetching commits from an OSTree remote or a local repository.
 
 use std::path::Path;
+use std::process::Command;
 
 use ostree::gio;
 use ostree::glib::VariantDict;
@@ -66,8 +67,11 @@ impl Repo {
             let stream = gio::File::for_path(key);
             let stream = ostree::prelude::FileExt::read(&stream, gio::Cancellable::NONE)
                 .context(|| format!("Reading the key {}", key.display()))?;
+            // The binding cannot say "all keys" (a null list); an empty list imports none and fails.
+            let fingerprints = openpgp_fingerprints(key)?;
+            let fingerprints: Vec<&str> = fingerprints.iter().map(String::as_str).collect();
             self.inner
-                .remote_gpg_import(name, Some(&stream), &[], gio::Cancellable::NONE)
+                .remote_gpg_import(name, Some(&stream), &fingerprints, gio::Cancellable::NONE)
                 .context(|| format!("Importing the key {}", key.display()))?;
         }
         Ok(())
@@ -76,6 +80,38 @@ impl Repo {
     pub fn has_remote(&self, name: &str) -> bool {
         self.inner.remote_list().iter().any(|r| r == name)
     }
+}
+
+/// The fingerprints of the primary keys in a file, from gpg(1), which libostree uses as well.
+fn openpgp_fingerprints(file: &Path) -> Result<Vec<String>> {
+    let home = tempfile::tempdir().context(|| "Making a directory for gpg")?;
+    let output = Command::new("gpg")
+        .args(["--batch", "--with-colons", "--homedir"])
+        .arg(home.path())
+        .arg("--show-keys")
+        .arg(file)
+        .output()
+        .context(|| "Running gpg")
+        .map_err(|e: Error| e.hint("Install the package gpg."))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut found = Vec::new();
+    let mut primary = false;
+    for line in text.lines() {
+        let mut fields = line.split(':');
+        match fields.next() {
+            Some("pub") => primary = true,
+            Some("fpr") if primary => {
+                found.extend(fields.nth(8).map(ToOwned::to_owned));
+                primary = false;
+            }
+            _ => {}
+        }
+    }
+    if found.is_empty() {
+        return Err(Error::new(ErrorKind::Usage, format!("{} has no OpenPGP public key", file.display()))
+            .hint("Write one with: gpg --export --output FILE KEY"));
+    }
+    Ok(found)
 }
 
 fn pull_options(reference: &str, flags: u32) -> VariantDict {
@@ -109,5 +145,41 @@ fn classify(remote: &str, error: &ostree::glib::Error) -> Error {
             .hint(format!("Check the network and the address of the remote: ostree remote show-url {remote}"))
     } else {
         base
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_a_file_is_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("gpg");
+        std::fs::create_dir(&home).unwrap();
+        let gpg = |args: &[&str]| {
+            let mut command = Command::new("gpg");
+            command.args(["--batch", "--passphrase", "", "--homedir"]).arg(&home).args(args);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            output.stdout
+        };
+        for name in ["One <one@example.org>", "Two <two@example.org>"] {
+            gpg(&["--quick-gen-key", name, "ed25519", "sign", "never"]);
+        }
+        let keys = dir.path().join("keys.asc");
+        std::fs::write(&keys, gpg(&["--armor", "--export"])).unwrap();
+        let path = dir.path().join("repo");
+        let repo = Repo::open_or_create(&path).unwrap();
+        repo.set_remote("r", "file:///nowhere", true, &[keys]).unwrap();
+        let listed =
+            Command::new("ostree").args(["remote", "gpg-list-keys", "r", "--repo"]).arg(&path).output().unwrap();
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        assert!(listed.contains("one@example.org") && listed.contains("two@example.org"), "{listed}");
+        let none = dir.path().join("none");
+        std::fs::write(&none, "not a key").unwrap();
+        let e = repo.set_remote("r", "file:///nowhere", true, &[none]).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Usage, "{e}");
+        let _ = Command::new("gpgconf").arg("--homedir").arg(&home).args(["--kill", "all"]).status();
     }
 }

@@ -86,14 +86,23 @@ impl Sysroot {
             .context(|| "Writing the boot configuration")
     }
 
-    /// Removes what no deployment and no ref uses: deployment directories, boot files, base checkouts, objects.
-    /// Returns the bytes that the repository no longer holds.
+    /// Removes what no deployment and no ref uses: deployment directories, boot files, base checkouts, local
+    /// packages, objects. Returns the bytes that the repository no longer holds.
     pub fn clean_up(&self) -> Result<u64> {
         self.inner.load_if_changed(gio::Cancellable::NONE)?;
         let repo = self.repo();
         let mut bases = Vec::new();
         let mut layered = Vec::new();
+        // An origin that cannot be read may ask for any of them.
+        let mut local = Some(Vec::new());
         for deployment in self.deployments() {
+            match (&mut local, deployment.origin()) {
+                (Some(list), Ok(origin)) => {
+                    let packages = origin.requested_local.into_iter().chain(origin.override_replace_local);
+                    list.extend(packages.map(|package| package.sha256));
+                }
+                _ => local = None,
+            }
             let info = repo.info(&deployment.checksum())?;
             if info.layered {
                 layered.push(info.base().to_owned());
@@ -101,7 +110,7 @@ impl Sysroot {
             bases.push(info.base().to_owned());
         }
         repo.set_base_refs(&layered)?;
-        repo.clean_extension(&bases)?;
+        repo.clean_extension(&bases, local.as_deref())?;
         self.inner.prepare_cleanup(gio::Cancellable::NONE).context(|| "Cleaning up deployments")?;
         let (_, _, freed) = repo
             .inner

@@ -56,9 +56,9 @@ fn composed() -> &'static Composed {
         let treefile = treefile::minimal();
         let packages = fixture.packages();
         let shims = shims(&packages, &dir.join("runtime"));
-        let options = bootstrap::BootstrapOptions { workdir: &dir, binds: &shims };
-        let lock = IdLock::parse("test", PINNED).unwrap();
-        let result = bootstrap::run_with_ids(&root, &packages, &treefile, &Bubblewrap, &log, options, &lock);
+        let ids = IdLock::parse("test", PINNED).unwrap();
+        let options = bootstrap::BootstrapOptions { workdir: &dir, binds: &shims, ids: &ids };
+        let result = bootstrap::run(&root, &packages, &treefile, &Bubblewrap, &log, options);
         check(result, &log);
         compare_with_mmdebstrap(fixture, &root);
         let cache = fixture.dir.join("cache");

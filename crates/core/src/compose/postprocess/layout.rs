@@ -45,31 +45,22 @@ pub(crate) fn check_ordinary(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// The treefile's `opt-usrlocal` as the tables of the layout name it.
-pub(crate) fn wanted_mode(wanted: OptUsrLocal) -> model::OptUsrLocal {
+/// What `opt-usrlocal` comes to for this tree: state overlays need a libostree that has them.
+pub(crate) fn opt_usrlocal(tree: &Tree, wanted: OptUsrLocal, events: &dyn EventSink) -> OptUsrLocal {
     match wanted {
-        OptUsrLocal::Var => model::OptUsrLocal::Var,
-        OptUsrLocal::Root => model::OptUsrLocal::Root,
-        OptUsrLocal::StateOverlay => model::OptUsrLocal::StateOverlay,
-    }
-}
-
-/// What it comes to for this tree: state overlays need a libostree that has them.
-pub(crate) fn opt_usrlocal(tree: &Tree, wanted: OptUsrLocal, events: &dyn EventSink) -> model::OptUsrLocal {
-    match wanted_mode(wanted) {
-        model::OptUsrLocal::StateOverlay if !tree.exists(OVERLAY_UNIT) => {
+        OptUsrLocal::StateOverlay if !tree.exists(OVERLAY_UNIT) => {
             events.warning(
                 "The libostree of the tree has no state overlays (package ostree-boot, version 2024.1 or newer): /opt and \
                  /usr/local are plain read-only directories, as with 'opt-usrlocal: root'",
             );
-            model::OptUsrLocal::Root
+            OptUsrLocal::Root
         }
         mode => mode,
     }
 }
 
 /// Top-level links, /opt and /usr/local, /tmp and the mount points.
-pub(crate) fn top_level(tree: &Tree, mode: model::OptUsrLocal, tmp_is_dir: bool, report: &mut Report) -> Result<()> {
+pub(crate) fn top_level(tree: &Tree, mode: OptUsrLocal, tmp_is_dir: bool, report: &mut Report) -> Result<()> {
     for entry in model::toplevel(mode) {
         let path = format!("/{}", entry.path());
         match entry {
@@ -98,7 +89,7 @@ pub(crate) fn top_level(tree: &Tree, mode: model::OptUsrLocal, tmp_is_dir: bool,
         tree.remove("/tmp")?;
         tree.symlink("sysroot/tmp", "/tmp")?;
     }
-    if mode == model::OptUsrLocal::StateOverlay {
+    if mode == OptUsrLocal::StateOverlay {
         tree.write(&format!("{OVERLAY_UNIT}.d/10-apt-ostree-mode.conf"), OVERLAY_MODE, 0o644)?;
         for instance in ["usr-lib-opt", "usr-local"] {
             units::enable_in_usr(tree, &format!("ostree-state-overlay@{instance}.service"), "local-fs.target")?;
@@ -154,7 +145,7 @@ fn report_content(tree: &Tree, path: &str, reason: &str, report: &mut Report) ->
     Ok(())
 }
 
-fn report_unknown(tree: &Tree, mode: model::OptUsrLocal, report: &mut Report) -> Result<()> {
+fn report_unknown(tree: &Tree, mode: OptUsrLocal, report: &mut Report) -> Result<()> {
     let entries = model::toplevel(mode);
     for name in tree.entries("/")? {
         let known = KNOWN.contains(&name.as_str())
@@ -238,7 +229,7 @@ mod tests {
     #[test]
     fn var_keeps_usr_local_as_a_link() {
         let (_dir, tree) = ordinary();
-        top_level(&tree, model::OptUsrLocal::Var, true, &mut Report::default()).unwrap();
+        top_level(&tree, OptUsrLocal::Var, true, &mut Report::default()).unwrap();
         assert_eq!(fs::read_link(tree.root().join("usr/local")).unwrap().to_str(), Some("../var/usrlocal"));
         assert!(tree.root().join("usr/local/bin").is_dir());
         assert!(tree.exists("/var/opt/vendor/app"));
