@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Start the default deployment of an OSTree sysroot in systemd-nspawn, as ostree-prepare-root would have set it up, run
-# a command in it once it is up, show its output, and power it off. About two seconds.
+# a command in it once it is up, show the command's output, and power it off. About two seconds.
 #
 #   tests/boot/nspawn.sh SYSROOT [COMMAND]     COMMAND: for sh -c; default lists failed units
 #
-# Exit status: that of COMMAND; 124 when the system was not up and done within TIMEOUT (default 120) seconds.
-# Needs root, and mounts work in a mount namespace of its own. Not covered: initramfs, boot loader, kernel arguments.
+# APT_OSTREE=FILE   the program apt-ostree to try inside, as the image does not have it yet: bound into
+#                   /run/apt-ostree-test, which comes first in COMMAND's PATH
+# TIMEOUT=SECONDS   for all of it, 120 if unset
+#
+# Exit status: that of COMMAND; 124 when the system was not up and done in time, its console is shown then.
+# The sysroot is written to, as by any start: /var, and /etc of the deployment. Needs root; mounts happen in a mount
+# namespace of its own. Not covered: initramfs, boot loader, kernel arguments (see qemu.sh).
 set -euo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { echo "error: this mounts file systems: run it as root" >&2; exit 1; }
 if [ -z "${APT_OSTREE_NSPAWN:-}" ]; then
   exec env APT_OSTREE_NSPAWN=1 unshare --mount --propagation private -- bash "$0" "$@"
@@ -18,7 +23,7 @@ sysroot=$(readlink -f "$1")
 command=${2:-systemctl --failed --no-legend --plain}
 work=$(mktemp -d)
 trap 'umount -R "$work/root" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
-mkdir "$work/root" "$work/out"
+mkdir "$work/root" "$work/out" "$work/in"
 : > "$work/booted"
 
 # The entry with the highest number is the one a boot loader takes (libostree names them ostree-N.conf).
@@ -36,34 +41,35 @@ mount --rbind "$sysroot" "$work/root/sysroot"
 mount --bind "$stateroot/var" "$work/root/var"
 mount --bind "$sysroot/boot" "$work/root/boot"
 
-# The command runs in a unit of /run, after everything that multi-user.target wants was started.
-cat > "$work/command" <<EOF
-#!/bin/sh
-exec > /run/host/apt-ostree-out/output 2>&1
-$command
-EOF
-cat > "$work/run.service" <<'EOF'
+bind=()
+if [ -n "${APT_OSTREE:-}" ]; then
+  : > "$work/in/apt-ostree"
+  bind=("--bind-ro=$(readlink -f "$APT_OSTREE"):/run/apt-ostree-test/apt-ostree")
+fi
+
+# The command runs in a unit of /run, when all that multi-user.target wants has been started.
+printf '%s\n' "$command" > "$work/in/command"
+cat > "$work/run.service" <<'EOT'
 [Unit]
 Description=Command of the boot test
 [Service]
 # simple: a start job that does not end would keep the system from being up.
 Type=simple
-ExecStart=/bin/sh -c 'systemctl is-system-running --wait >/dev/null; sh /run/host/apt-ostree-command; echo $? > /run/host/apt-ostree-out/status'
+Environment=PATH=/run/apt-ostree-test:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root
+ExecStart=/bin/sh -c 'systemctl is-system-running --wait >/dev/null; sh /run/apt-ostree-test/command > /run/host/apt-ostree-out/output 2>&1; echo $? > /run/host/apt-ostree-out/status'
 ExecStopPost=/usr/bin/systemctl --no-block poweroff
-EOF
+EOT
 
-status=124
 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout --kill-after=10 "${TIMEOUT:-120}" \
   systemd-nspawn --boot --quiet --register=no --keep-unit --link-journal=no --directory="$work/root" --machine=boot-test \
   --bind="$work/booted:/run/ostree-booted" --bind="$work/out:/run/host/apt-ostree-out" \
-  --bind-ro="$work/command:/run/host/apt-ostree-command" \
+  --bind-ro="$work/in:/run/apt-ostree-test" "${bind[@]}" \
   --bind-ro="$work/run.service:/run/systemd/system/apt-ostree-boot-test.service" \
   "$karg" rw systemd.wants=apt-ostree-boot-test.service </dev/null > "$work/console" 2>&1 || true
 if [ -s "$work/out/status" ]; then
-  status=$(cat "$work/out/status")
   cat "$work/out/output"
-else
-  echo "error: the system did not come up, or the command did not end; its console:" >&2
-  cat "$work/out/output" "$work/console" >&2 || true
+  exit "$(cat "$work/out/status")"
 fi
-exit "$status"
+echo "error: the system did not come up, or the command did not end; its console:" >&2
+cat "$work/out/output" "$work/console" >&2 || true
+exit 124

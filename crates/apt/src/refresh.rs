@@ -97,7 +97,14 @@ fn stamp(config: &SourceConfig) -> String {
 }
 
 pub(crate) fn has_indexes(config: &SourceConfig) -> Result<bool> {
-    Ok(fs::read_to_string(config.state.join("etc/refreshed")).is_ok_and(|old| old == stamp(config)))
+    let complete = fs::read_to_string(config.state.join("etc/refreshed")).is_ok_and(|old| old == stamp(config));
+    Ok(complete && any_list(config))
+}
+
+/// Whether there is any list: somebody may have deleted them all.
+fn any_list(config: &SourceConfig) -> bool {
+    let Ok(entries) = fs::read_dir(config.state.join("lists")) else { return false };
+    entries.flatten().any(|e| e.file_name() != "lock" && e.file_type().is_ok_and(|t| t.is_file()))
 }
 
 pub(crate) fn refresh(config: &SourceConfig, events: &dyn EventSink) -> Result<()> {

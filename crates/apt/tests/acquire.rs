@@ -139,6 +139,19 @@ fn a_failed_refresh_of_other_sources_leaves_no_wrong_promise() {
 }
 
 #[test]
+fn deleted_lists_are_no_indexes() {
+    isolated(|| {
+        let (mut world, _server) = http_world();
+        world.refresh().unwrap();
+        assert!(world.source.has_indexes(&world.config).unwrap());
+        fs::remove_dir_all(world.config.state.join("lists")).unwrap();
+        assert!(!world.source.has_indexes(&world.config).unwrap());
+        world.refresh().unwrap();
+        assert_eq!(world.solve(&task(&["app"])).unwrap().install.len(), 2);
+    });
+}
+
+#[test]
 fn a_tampered_index_is_an_error() {
     isolated(|| {
         let (mut world, _server) = http_world();

@@ -143,6 +143,20 @@ impl Repo {
         Ok(self.inner.remote_get_gpg_verify(remote)?)
     }
 
+    /// Signs a commit with an OpenPGP key, a fingerprint or key id. `home` is GnuPG's home directory; `None`: that of the
+    /// user. `Verification` when there is no such secret key or it cannot sign.
+    pub fn sign(&self, commit: &str, key: &str, home: Option<&Path>) -> Result<()> {
+        let home = home.map(|path| path.to_string_lossy());
+        self.inner
+            .sign_commit(commit, key, home.as_deref(), gio::Cancellable::NONE)
+            .context(|| format!("Signing the commit with the key {key}"))
+            .map_err(|e| {
+                e.with_kind(ErrorKind::Verification).hint(format!(
+                    "The secret key must be in the GnuPG home of this user: gpg --list-secret-keys {key}"
+                ))
+            })
+    }
+
     /// libostree's result tuple of each signature of a commit, as JSON; none for an unsigned one.
     pub fn signatures(&self, commit: &str, remote: &str) -> Vec<serde_json::Value> {
         // Most unsigned commits have no detached metadata at all: no need to start a GPG context for them.

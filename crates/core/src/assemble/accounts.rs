@@ -56,6 +56,19 @@ impl AccountFiles {
     }
 }
 
+/// Brings the four files of an `etc` directory into one order, by number: whether an account was there before the packages
+/// or made by one of them shows in its place otherwise, and two composes of the same packages would differ.
+pub fn sort(etc: &Path) -> Result<()> {
+    let mut files = AccountFiles::read(etc)?;
+    files.passwd.sort_by_key(|user| user.uid);
+    files.group.sort_by_key(|group| group.gid);
+    let users: BTreeMap<String, usize> = files.passwd.iter().zip(0..).map(|(u, at)| (u.name.clone(), at)).collect();
+    let groups: BTreeMap<String, usize> = files.group.iter().zip(0..).map(|(g, at)| (g.name.clone(), at)).collect();
+    files.shadow.sort_by_key(|row| users.get(&row.name).copied().unwrap_or(usize::MAX));
+    files.gshadow.sort_by_key(|row| groups.get(&row.name).copied().unwrap_or(usize::MAX));
+    write_files(etc, &files)
+}
+
 /// The names of a tree's accounts (`usr/etc`).
 pub fn tree_names(tree: &Path) -> Result<UserNames> {
     let etc = tree.join("usr/etc");

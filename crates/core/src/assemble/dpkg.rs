@@ -3,6 +3,7 @@
 //! dpkg is the only thing that interprets packages. Its `--status-fd` lines are the progress; when a maintainer
 //! script fails, they also say which.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::order;
@@ -78,7 +79,13 @@ impl DpkgRun<'_> {
             }
         }
         let total = packages.len() as u64 * 2 + remove.len() as u64;
-        let mut watcher = Watcher { total, ..Watcher::default() };
+        let archives = packages
+            .iter()
+            .filter_map(|p| {
+                Some((p.path.file_name()?.to_string_lossy().into_owned(), p.id.dpkg_name(self.native_arch)))
+            })
+            .collect();
+        let mut watcher = Watcher { total, archives, ..Watcher::default() };
         let output = sandbox.run(&spec, &["/bin/sh", "-c", &script], &mut |line| watcher.line(line, events))?;
         if output.code == 0 {
             return Ok(());
@@ -128,6 +135,8 @@ fn bind_archive(spec: &mut SandboxSpec, path: &Path) -> Result<String> {
 struct Watcher {
     done: u64,
     total: u64,
+    /// The package of each archive, by file name: dpkg names the archive until it is unpacked.
+    archives: BTreeMap<String, String>,
     /// Lines since the last package started, so that an error shows that package's own.
     recent: Vec<String>,
     /// `(package, message)` of `status: PACKAGE : error : MESSAGE`.
@@ -179,8 +188,9 @@ impl Watcher {
             }
             None => (String::new(), format!("dpkg ended with status {code}"), self.recent),
         };
-        // A local path in the place of the package name: dpkg could not even open the archive.
-        let name = package.rsplit('/').next().unwrap_or_default().to_owned();
+        // A path in the place of the package name: the archive could not be opened, or its preinst failed.
+        let file = package.rsplit('/').next().unwrap_or_default();
+        let name = self.archives.get(file).map_or(file, String::as_str).to_owned();
         let script = script_of(&message);
         let status = message.rsplit("exit status ").next().and_then(|s| s.trim().parse().ok());
         let what = match script {
@@ -235,5 +245,16 @@ mod tests {
         assert_eq!((script.package.as_str(), script.script.as_str(), script.status), ("broken", "postinst", Some(7)));
         assert!(script.output.contains(&"I am the reason".to_owned()), "{script:?}");
         assert_eq!(error.kind, ErrorKind::Script);
+    }
+
+    #[test]
+    fn names_the_package_of_an_archive() {
+        let archives = [("ab12.deb".to_owned(), "broken".to_owned())].into();
+        let mut watcher = Watcher { archives, ..Watcher::default() };
+        let line = "status: /run/apt-ostree/archives/0/ab12.deb : error : new broken package pre-installation script \
+                    subprocess returned error exit status 4";
+        watcher.line(line, &NullSink);
+        let script = watcher.failure(1, "bwrap …").script.unwrap();
+        assert_eq!((script.package.as_str(), script.script.as_str(), script.status), ("broken", "preinst", Some(4)));
     }
 }

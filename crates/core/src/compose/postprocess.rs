@@ -167,7 +167,7 @@ fn finish(
     let root = tree.root();
     let var = root.join("var");
     let mode = layout::opt_usrlocal(tree, treefile.opt_usrlocal, events);
-    layout::top_level(tree, mode, treefile.tmp_is_dir, report)?;
+    layout::top_level(tree, mode, report)?;
     // Also of a tree that came with its registries in /var.
     state::prepare_registries(root, &var, mode)?;
     layout::move_etc(tree)?;
@@ -187,6 +187,7 @@ fn finish(
         tree.remove(&format!("/var/{name}"))?;
     }
 
+    accounts::sort(&root.join("usr/etc"))?;
     accounts::capture(root, &accounts::read_lock(root)?)?;
     accounts::check_owners(root, Scope::Tree)?;
     report.extend(state::clean_registries(root)?);
@@ -205,7 +206,7 @@ fn apply_treefile(
     if let (Some(old), Some(version)) = (&treefile.mutate_os_release, options.version) {
         identity::mutate_os_release(tree, old, version)?;
     }
-    content::remove_from_packages(tree, runner, &treefile.remove_from_packages, options.workdir, report)?;
+    content::remove_from_packages(tree, &treefile.remove_from_packages, report)?;
     content::remove_files(tree, runner, &treefile.remove_files, report)?;
     content::add_files(tree, &treefile.add_files)?;
     // After add-files, which may bring units.

@@ -169,6 +169,18 @@ impl<T: Record> Table<T> {
         let at = self.rows.iter().rposition(|r| matches!(r, Row::Record(_))).map_or(0, |at| at + 1);
         self.rows.insert(at, Row::Record(record));
     }
+
+    /// Sorts the records among their places; records with the same key keep their order.
+    pub fn sort_by_key<K: Ord>(&mut self, key: impl Fn(&T) -> K)
+    where
+        T: Clone,
+    {
+        let mut records: Vec<T> = self.iter().cloned().collect();
+        records.sort_by_key(key);
+        for (place, record) in self.iter_mut().zip(records) {
+            *place = record;
+        }
+    }
 }
 
 impl<T: Record> fmt::Display for Table<T> {

@@ -207,12 +207,18 @@ pub fn toplevel_targets(mode: OptUsrLocal) -> Vec<(&'static str, u32)> {
     targets
 }
 
-/// The text of [`LAYOUT_CONF`].
+/// The text of [`LAYOUT_CONF`]. The links themselves are there as well, because systemd's home.conf and provision.conf ask
+/// for directories in their place and would complain at every boot; the first line for a path counts.
 pub fn layout_tmpfiles(mode: OptUsrLocal) -> String {
     let mut text = String::from("# Written by apt-ostree. What the links of the deployment's root point to.\n");
     text.push_str("d /run/media 0755 root root - -\n");
     for (path, mode) in toplevel_targets(mode) {
         text.push_str(&format!("{}\n", Line::directory(&format!("/{path}"), mode, "root", "root")));
+    }
+    for entry in toplevel(mode) {
+        if let TopEntry::Link { path: path @ ("home" | "root" | "srv"), target } = entry {
+            text.push_str(&format!("L /{path} - - - - {target}\n"));
+        }
     }
     text
 }
@@ -270,9 +276,9 @@ pub const VAR_RULES: &[Rule] = &[
     rule("var/roothome/.cache/**", Drop, "cache"),
     rule("var/.updated", Drop, "written again by systemd-update-done"),
     rule("var/cache/apt/**", DropFiles, "package cache"),
-    rule("var/lib/apt/lists/**", Drop, "package lists; fetched again"),
+    rule("var/lib/apt/lists/**", DropFiles, "package lists; fetched again"),
     rule("var/lib/apt/periodic/**", DropFiles, "time stamps"),
-    rule("var/lib/apt/mirrors/**", Drop, "mirror lists; fetched again"),
+    rule("var/lib/apt/mirrors/**", DropFiles, "mirror lists; fetched again"),
     rule("var/lib/command-not-found/**", DropFiles, "made again by apt update"),
     rule("var/cache/man/**", Drop, "manual page index; made again by man-db.timer"),
     rule("var/lib/man-db/auto-update", Drop, "flag of man-db's trigger"),

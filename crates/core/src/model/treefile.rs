@@ -148,8 +148,6 @@ pub struct Treefile {
     /// true (default): an empty /usr/etc/machine-id; false: none, so that first boot applies presets.
     pub machineid_compat: bool,
     pub opt_usrlocal: OptUsrLocal,
-    /// /tmp is a real directory; default true. false makes it a link to sysroot/tmp.
-    pub tmp_is_dir: bool,
     /// Remove the write bits of executables; default false.
     pub readonly_executables: bool,
     /// Arguments for dracut besides those apt-ostree needs.
@@ -167,9 +165,6 @@ pub struct Treefile {
     /// Groups that may vanish against `check-groups`; `*` for all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ignore_removed_groups: Vec<String>,
-    /// Groups kept in /etc/group as well, so that an administrator can add members.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub etc_group_members: Vec<String>,
     /// The version, as it is. Wins over `automatic-version-prefix`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -248,7 +243,8 @@ impl Serialize for AddFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoveFromPackage {
     pub package: String,
-    /// Regular expressions (PCRE, not anchored); a file of the package goes when one matches its absolute path.
+    /// Regular expressions (PCRE, not anchored, known to compile); a file of the package goes when one matches its
+    /// absolute path.
     pub patterns: Vec<String>,
 }
 

@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use ostree::glib::{Regex, RegexCompileFlags, RegexMatchFlags};
+
 use super::Report;
 use super::runner::{Runner, bind_in};
 use super::tree::Tree;
@@ -78,35 +80,17 @@ pub(crate) fn remove_files(tree: &Tree, runner: &Runner<'_>, paths: &[String], r
     Ok(())
 }
 
-/// `remove-from-packages`: deletes files that a package owns. The patterns are extended regular expressions over the
-/// whole path; the tree's own grep (an essential package) decides.
-pub(crate) fn remove_from_packages(
-    tree: &Tree,
-    runner: &Runner<'_>,
-    rules: &[RemoveFromPackage],
-    work: &Path,
-    report: &mut Report,
-) -> Result<()> {
+/// `remove-from-packages`: deletes files that a package owns. The patterns are Perl's regular expressions, matched anywhere
+/// in the absolute path; directories stay.
+pub(crate) fn remove_from_packages(tree: &Tree, rules: &[RemoveFromPackage], report: &mut Report) -> Result<()> {
     for rule in rules {
-        let files = package_files(tree, &rule.package)?;
-        let dir = tempfile::tempdir_in(work).context(|| "Making a work directory")?;
-        fs::write(dir.path().join("files"), files.join("\n") + "\n").context(|| "Writing a list of files")?;
-        fs::write(dir.path().join("patterns"), rule.patterns.join("\n") + "\n").context(|| "Writing patterns")?;
-        let (patterns, list) = (format!("{INSIDE}/patterns"), format!("{INSIDE}/files"));
-        let mut hits = Vec::new();
-        let argv = ["grep", "-xE", "-f", &patterns, &list];
-        let output = runner.run(&argv, &[bind_in(dir.path(), INSIDE)], &mut |l| hits.push(l.to_owned()))?;
-        // grep(1): 1 is "no line selected", 2 an error.
-        if output.code > 1 {
-            return Err(Error::usage(format!(
-                "remove-from-packages: bad pattern for {}: {}",
-                rule.package,
-                hits.join(" ")
-            )));
-        }
-        for path in hits {
-            if !tree.is_dir(&path) || tree.is_symlink(&path) {
-                tree.remove(&path)?;
+        for path in package_files(tree, &rule.package)? {
+            // The treefile's reader has compiled each of them once.
+            let hit = rule.patterns.iter().any(|pattern| {
+                let flags = (RegexCompileFlags::DEFAULT, RegexMatchFlags::DEFAULT);
+                Regex::match_simple(pattern.as_str(), path.as_str(), flags.0, flags.1)
+            });
+            if hit && (!tree.is_dir(&path) || tree.is_symlink(&path)) && tree.remove(&path)? {
                 report.drop(path, "remove-from-packages");
             }
         }
@@ -257,6 +241,29 @@ mod tests {
         );
         assert_eq!(tree.read("/etc/default/useradd").unwrap().as_deref(), Some("SHELL=/bin/sh\nHOME=/var/home\n"));
         assert!(tree.exists("/etc/apt/apt.conf.d/50apt-ostree.conf") && tree.exists("/etc/default/grub"));
+    }
+
+    #[test]
+    fn removes_files_of_one_package_by_unanchored_patterns() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(dir.path());
+        let files = ["/usr/bin/aa", "/usr/bin/aab", "/usr/share/aa/x", "/usr/share/aa/y.txt", "/usr/bin/bb"];
+        for path in files {
+            tree.write(path, "", 0o644).unwrap();
+        }
+        let list =
+            "/.\n/usr\n/usr/bin\n/usr/bin/aa\n/usr/bin/aab\n/usr/share/aa\n/usr/share/aa/x\n/usr/share/aa/y.txt\n";
+        tree.write("/var/lib/dpkg/info/aa:amd64.list", list, 0o644).unwrap();
+        let rule = |package: &str, patterns: &[&str]| RemoveFromPackage {
+            package: package.to_owned(),
+            patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
+        };
+        let mut report = Report::default();
+        remove_from_packages(&tree, &[rule("aa", &["bin/aa$", "/share/aa", "bb"])], &mut report).unwrap();
+        let gone: Vec<_> = report.dropped.iter().map(|d| d.path.as_str()).collect();
+        assert_eq!(gone, ["/usr/bin/aa", "/usr/share/aa/x", "/usr/share/aa/y.txt"]);
+        assert!(tree.exists("/usr/bin/aab") && tree.exists("/usr/bin/bb") && tree.is_dir("/usr/share/aa"));
+        assert!(remove_from_packages(&tree, &[rule("zz", &["x"])], &mut report).is_err());
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(crate) fn opt_usrlocal(tree: &Tree, wanted: OptUsrLocal, events: &dyn EventS
 }
 
 /// Top-level links, /opt and /usr/local, /tmp and the mount points.
-pub(crate) fn top_level(tree: &Tree, mode: OptUsrLocal, tmp_is_dir: bool, report: &mut Report) -> Result<()> {
+pub(crate) fn top_level(tree: &Tree, mode: OptUsrLocal, report: &mut Report) -> Result<()> {
     for entry in model::toplevel(mode) {
         let path = format!("/{}", entry.path());
         match entry {
@@ -84,10 +84,6 @@ pub(crate) fn top_level(tree: &Tree, mode: OptUsrLocal, tmp_is_dir: bool, report
                 tree.mkdir(&path, mode)?;
             }
         }
-    }
-    if !tmp_is_dir {
-        tree.remove("/tmp")?;
-        tree.symlink("sysroot/tmp", "/tmp")?;
     }
     if mode == OptUsrLocal::StateOverlay {
         tree.write(&format!("{OVERLAY_UNIT}.d/10-apt-ostree-mode.conf"), OVERLAY_MODE, 0o644)?;
@@ -199,7 +195,7 @@ mod tests {
         check_ordinary(&tree).unwrap();
         let mut report = Report::default();
         let mode = opt_usrlocal(&tree, OptUsrLocal::StateOverlay, &NullSink);
-        top_level(&tree, mode, true, &mut report).unwrap();
+        top_level(&tree, mode, &mut report).unwrap();
         move_etc(&tree).unwrap();
         let link = |p: &str| fs::read_link(tree.root().join(p)).unwrap().to_str().unwrap().to_owned();
         assert_eq!(link("root"), "var/roothome");
@@ -221,7 +217,7 @@ mod tests {
     fn without_overlays_directories_stay() {
         let (_dir, tree) = ordinary();
         let mode = opt_usrlocal(&tree, OptUsrLocal::StateOverlay, &NullSink);
-        top_level(&tree, mode, false, &mut Report::default()).unwrap();
+        top_level(&tree, mode, &mut Report::default()).unwrap();
         assert!(tree.root().join("opt/vendor/app").is_file());
         assert!(tree.is_symlink("/tmp"));
     }
@@ -229,7 +225,7 @@ mod tests {
     #[test]
     fn var_keeps_usr_local_as_a_link() {
         let (_dir, tree) = ordinary();
-        top_level(&tree, OptUsrLocal::Var, true, &mut Report::default()).unwrap();
+        top_level(&tree, OptUsrLocal::Var, &mut Report::default()).unwrap();
         assert_eq!(fs::read_link(tree.root().join("usr/local")).unwrap().to_str(), Some("../var/usrlocal"));
         assert!(tree.root().join("usr/local/bin").is_dir());
         assert!(tree.exists("/var/opt/vendor/app"));

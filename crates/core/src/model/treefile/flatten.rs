@@ -73,7 +73,6 @@ pub(super) fn flatten(merged: Merged, base: &Path, loader: &mut Loader<'_>) -> R
         postprocess_script: keys.postprocess_script(loader)?,
         machineid_compat,
         opt_usrlocal,
-        tmp_is_dir: keys.bool("tmp-is-dir", true)?,
         readonly_executables: keys.bool("readonly-executables", false)?,
         initramfs_args: keys.each("initramfs-args", |_, arg| Ok(arg.to_owned()))?,
         no_initramfs: keys.bool("no-initramfs", false)?,
@@ -82,7 +81,6 @@ pub(super) fn flatten(merged: Merged, base: &Path, loader: &mut Loader<'_>) -> R
         check_groups: keys.check_accounts("check-groups", loader)?,
         ignore_removed_users: keys.set("ignore-removed-users")?,
         ignore_removed_groups: keys.set("ignore-removed-groups")?,
-        etc_group_members: keys.set("etc-group-members")?,
         version: keys.substituted("version")?,
         automatic_version_prefix: keys.substituted("automatic-version-prefix")?,
         automatic_version_suffix: keys.version_suffix()?,
@@ -193,13 +191,15 @@ impl Keys<'_> {
                 }
             }
         }
-        for (name, why) in [
-            ("container", "trees without a kernel are not supported yet"),
-            ("selinux", "Debian trees are not labelled; security labels come from the running system"),
+        for (name, wanted, why) in [
+            ("container", false, "trees without a kernel are not supported yet"),
+            ("selinux", false, "Debian trees are not labelled; security labels come from the running system"),
+            ("tmp-is-dir", true, "with /tmp a link to sysroot/tmp every unit that has PrivateTmp fails to start"),
         ] {
             if let Some(node) = self.node(name) {
-                if node.bool(name)? {
-                    return Err(node.at.error(format!("'{name}': expected false, found true: {why}")));
+                let value = node.bool(name)?;
+                if value != wanted {
+                    return Err(node.at.error(format!("'{name}': expected {wanted}, found {value}: {why}")));
                 }
             }
         }

@@ -91,7 +91,7 @@ postprocess: ["#!/bin/sh\ntrue\n", "echo b"]
 postprocess-script: post.sh
 machineid-compat: true
 opt-usrlocal: root
-tmp-is-dir: false
+tmp-is-dir: true
 readonly-executables: true
 boot-location: modules
 initramfs-args: [--add, ostree]
@@ -103,7 +103,6 @@ check-passwd: {type: data, entries: {root: 0, sync: [4, 65534]}}
 check-groups: {type: file, filename: group}
 ignore-removed-users: ["*"]
 ignore-removed-groups: [games]
-etc-group-members: [sudo, adm]
 version: 13.10
 automatic-version-prefix: 13.<date:%Y%m%d>
 automatic-version-suffix: "-"
@@ -156,7 +155,7 @@ fn flattened_json_loads_to_itself() {
             continue;
         }
         assert!(FULL.contains(&format!("\n{}:", key.name)), "FULL has no {}", key.name);
-        let fixed = ["boot-location", "container", "selinux"].contains(&key.name);
+        let fixed = ["boot-location", "container", "selinux", "tmp-is-dir"].contains(&key.name);
         assert_eq!(json.contains(&format!("\n  \"{}\":", key.name)), !fixed, "{}", key.name);
     }
 }
@@ -164,7 +163,7 @@ fn flattened_json_loads_to_itself() {
 #[test]
 fn defaults() {
     let t = one("ref: a/b\n");
-    assert!(t.recommends && t.documentation && t.machineid_compat && t.tmp_is_dir && t.preserve_passwd);
+    assert!(t.recommends && t.documentation && t.machineid_compat && t.preserve_passwd);
     assert!(!t.no_initramfs && !t.readonly_executables);
     assert_eq!(t.opt_usrlocal, OptUsrLocal::StateOverlay);
     assert_eq!((t.check_passwd, t.check_groups), (CheckAccounts::Previous, CheckAccounts::Previous));
@@ -256,6 +255,7 @@ fn wrong_types_and_values() {
         ("check-passwd: {type: x}\n", "expected none, previous, file or data, found the string 'x'"),
         ("check-passwd: {type: file}\n", "this type needs 'filename'"),
         ("check-groups: {type: data, entries: {a: [1, 2]}}\n", "expected a number or [uid, gid], found a list"),
+        ("tmp-is-dir: false\n", "t.yaml:1: 'tmp-is-dir': expected true, found false: with /tmp a link"),
         ("repos: [x/y]\n", "'x/y' is not the name of a .sources file"),
         ("ref: a\nrepos: [nowhere]\n", "t.yaml:2: 'repos': source 'nowhere': No such file"),
         ("repos: ['Types: deb']\n", "t.yaml:1: 'repos': stanza 1: it has no URIs"),
