@@ -3,7 +3,6 @@
 use std::fs;
 
 use apt_ostree_testkit::http::HttpServer;
-use apt_ostree_testkit::run;
 use apt_ostree_testkit::sysroot::Server;
 
 use crate::bases::{BRANCH, archive_repo, base};
