@@ -25,7 +25,7 @@ use clap::{Args, Subcommand};
 use crate::args::{Failure, Global, not_available};
 use crate::render;
 use crate::terminal::Terminal;
-use crate::worker::{self, Job};
+use crate::worker;
 use crate::worker_main;
 
 /// Exit code of "nothing changed".
@@ -227,10 +227,9 @@ impl App {
             return Err(Failure::Usage("--reboot is for the booted system, not for one in a directory".into()));
         }
         self.require_root()?;
-        how.options.command_line.clone_from(&self.command_line);
         let request =
-            Request { sysroot: sysroot.clone(), stateroot: how.stateroot.clone(), verb, options: how.options.clone() };
-        let report = self.work(&Job::Transaction(Box::new(request)), how.json)?;
+            Request { sysroot: sysroot.clone(), stateroot: how.stateroot.take(), verb, options: how.options.clone() };
+        let report = self.work(request, how.json)?;
         self.show(&report, &how, &sysroot);
         if reboot && report.changed {
             return self.reboot();
@@ -245,12 +244,13 @@ impl App {
         Ok(if unchanged { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
     }
 
-    /// Runs a job in a worker; with `document`, nothing but the result may go to stdout.
-    pub(crate) fn work(&self, job: &Job, document: bool) -> Result<Report> {
+    /// Runs a request in a worker; with `document`, nothing but the result may go to stdout.
+    pub(crate) fn work(&self, mut request: Request, document: bool) -> Result<Report> {
+        request.options.command_line.clone_from(&self.command_line);
         if document {
-            return worker::run(job, &self.terminal.without_progress());
+            return worker::run(&request, &self.terminal.without_progress());
         }
-        worker::run(job, &self.terminal)
+        worker::run(&request, &self.terminal)
     }
 
     pub(crate) fn print_json(&self, value: &impl serde::Serialize) {
@@ -306,6 +306,18 @@ impl App {
             return Ok(ExitCode::SUCCESS);
         }
         Err(Error::failed("systemctl reboot failed").hint("The new deployment is in place; reboot to start it.").into())
+    }
+}
+
+/// The options that every verb with a new deployment has.
+pub(crate) fn transaction_options(dry_run: bool, fetch: &FetchArgs, finish: &FinishArgs) -> Options {
+    Options {
+        dry_run,
+        download_only: fetch.download_only,
+        cache_only: fetch.cache_only,
+        reboot: finish.reboot,
+        lock_finalization: finish.lock_finalization,
+        ..Options::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The parent's side of a transaction: starts the worker process, shows its events, hands back its report.
 //!
-//! Protocol: one JSON document, a [`Job`], on the worker's stdin, which is then closed; on its stdout one JSON object a
+//! Protocol: one JSON document, a [`Request`], on the worker's stdin, which is then closed; on its stdout one JSON object a
 //! line, any number of events (`{"event":…}`), at last one of `{"report":…}` and `{"error":…}`. Its stderr is the user's.
 //! The worker leads a process group and has a mount namespace of its own, so that nothing it mounts or starts outlives
 //! it: cancelling is SIGTERM to the group, and SIGKILL after [`GRACE`].
@@ -13,23 +13,14 @@ use std::time::{Duration, Instant};
 
 use apt_ostree_core::event::Event;
 use apt_ostree_core::operation::interruption;
-use apt_ostree_core::operation::{Report, Request};
+use apt_ostree_core::operation::{Report, Request, Verb};
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::commands::compose::ComposeTreeOptions;
 use crate::terminal::Terminal;
-
-/// What a worker is asked to do.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Job {
-    Transaction(Box<Request>),
-    ComposeTree(Box<ComposeTreeOptions>),
-}
 
 /// One line of the worker's stdout.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,16 +40,16 @@ enum Message {
     Signal(i32),
 }
 
-/// Runs the job to its end.
-pub(crate) fn run(job: &Job, terminal: &Terminal) -> Result<Report> {
-    let document = serde_json::to_vec(job).context(|| "Writing the request")?;
+/// Runs the request to its end.
+pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Report> {
+    let document = serde_json::to_vec(request).context(|| "Writing the request")?;
     let outcome = run_command(command()?, &document, terminal);
     // A worker that was killed leaves its scratch space; after a failed script that is where it can be run again.
     if outcome.as_ref().is_err_and(|error| error.script.is_none()) {
         // The outcome is the news, and the next transaction empties it as well.
-        let _ = match job {
-            Job::Transaction(request) => interruption::clean_sysroot(&request.sysroot),
-            Job::ComposeTree(compose) => compose.repo.as_deref().map_or(Ok(()), interruption::clean_repo),
+        let _ = match &request.verb {
+            Verb::ComposeTree(compose) => compose.repo.as_deref().map_or(Ok(()), interruption::clean_repo),
+            _ => interruption::clean_sysroot(&request.sysroot),
         };
     }
     outcome

@@ -1,4 +1,4 @@
-//! The worker process: reads one job, does it with the engine, writes events and the report. See `worker` for the
+//! The worker process: reads one request, does it with the engine, writes events and the report. See `worker` for the
 //! protocol.
 //!
 //! SIGTERM keeps its default action: death is what cancels. Everything that must not outlive the worker is bound to it
@@ -14,11 +14,11 @@ use std::sync::Mutex;
 use apt_ostree_apt::AptSource;
 use apt_ostree_core::event::{Event, EventSink};
 use apt_ostree_core::operation::transaction::Ports;
-use apt_ostree_core::operation::{self, Report, compose_tree};
+use apt_ostree_core::operation::{self, Report, Request};
 use apt_ostree_core::sandbox::bubblewrap::Bubblewrap;
 use apt_ostree_core::{Context, Error, Result};
 
-use crate::worker::{Job, Line};
+use crate::worker::Line;
 
 /// Writes events as lines on what was stdout when the process started.
 struct PipeSink(Mutex<File>);
@@ -47,8 +47,8 @@ pub(crate) fn main() -> ExitCode {
         Ok(pipe) => PipeSink(Mutex::new(pipe)),
         Err(_) => return ExitCode::FAILURE,
     };
-    let outcome = read_job().and_then(|job| {
-        std::panic::catch_unwind(AssertUnwindSafe(|| run_request(&job, &sink)))
+    let outcome = read_request().and_then(|request| {
+        std::panic::catch_unwind(AssertUnwindSafe(|| run_request(&request, &sink)))
             .unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
     });
     let failed = outcome.is_err();
@@ -67,7 +67,7 @@ fn take_stdout() -> Result<File> {
     Ok(File::from(pipe))
 }
 
-fn read_job() -> Result<Job> {
+fn read_request() -> Result<Request> {
     let mut text = Vec::new();
     std::io::stdin().lock().read_to_end(&mut text).context(|| "Reading the request")?;
     serde_json::from_slice(&text).context(|| "Reading the request")
@@ -81,15 +81,9 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
         .hint("Nothing was changed: a new deployment appears only once it is complete.")
 }
 
-/// Hands the job to the engine with the real ports: libapt and bubblewrap.
-fn run_request(job: &Job, events: &dyn EventSink) -> Result<Report> {
+/// Hands the request to the engine with the real ports: libapt and bubblewrap.
+fn run_request(request: &Request, events: &dyn EventSink) -> Result<Report> {
     let mut packages = AptSource::new();
-    let mut ports = Ports { packages: &mut packages, sandbox: &Bubblewrap, events };
-    match job {
-        Job::Transaction(request) => operation::run(request, ports),
-        Job::ComposeTree(options) => {
-            let (compose, options) = options.to_engine()?;
-            compose_tree::execute(&compose, &options, &mut ports)
-        }
-    }
+    let ports = Ports { packages: &mut packages, sandbox: &Bubblewrap, events };
+    operation::run(request, ports)
 }

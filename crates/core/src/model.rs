@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod deb822;
 pub mod diff;
+pub mod glob;
 pub mod layout;
 pub mod origin;
 pub mod package;

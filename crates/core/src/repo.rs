@@ -9,6 +9,9 @@
 //! | `base/CHECKSUM/` | hardlink checkout of a base commit that no deployment holds; dropped with the base |
 //! | `local/SHA256.deb` | local packages that an origin asks for |
 //! | `apt/{lists,cache,archives,etc}` | libapt's state, see [`crate::source::SourceConfig::state`] |
+//! | `apt/keyrings/` | copies of keyrings that apt sources name, see [`crate::operation::sources`] |
+//! | `log/` | logs of the last transactions, see [`crate::operation::log`] |
+//! | `compose.lock` | held by a compose that uses `tmp/` |
 //! | `tmp/` | scratch of the running transaction, emptied by the next one |
 //!
 //! Refs that are ours: `rpmostree/base/N`, one for each base commit that a layered deployment stands on. The name is

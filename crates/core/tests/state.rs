@@ -565,6 +565,33 @@ fn shims_stand_for_programs_and_tell_who_called() {
     assert_eq!(runtime.binds.iter().map(|(_, target)| target.as_str()).collect::<Vec<_>>(), ["/usr/sbin/policy-rc.d"]);
 }
 
+/// The second compose of the same packages starts from the accounts of the first; nothing of that shows in the files.
+#[test]
+fn seeded_accounts_are_those_of_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let etc = dir.path();
+    let base = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+    put(&etc.join("passwd"), base, 0o644, (0, 0));
+    put(&etc.join("group"), "root:x:0:\nnogroup:x:65534:\nshadow:x:42:\n", 0o644, (0, 0));
+    put(&etc.join("shadow"), "root:*:::::::\nnobody:*:::::::\n", 0o640, (0, 42));
+    put(&etc.join("gshadow"), "root:*::\nnogroup:*::\nshadow:*::\n", 0o640, (0, 42));
+    let lock = "# apt-ostree id lock, format 1\nuser:a:101:65534::/:/usr/sbin/nologin:a\nuser:b:102:65534::/:/bin/sh:b\ngroup:c:103:::::c\n";
+    let added = accounts::seed(etc, None, &IdLock::parse("l", lock).unwrap()).unwrap();
+    let shadow = Table::parse("a:!*::::::1:\nb:$y$secret:::::::\nroot:$y$secret:::::::\n");
+    accounts::restore_locked(etc, &added, &shadow, &Table::parse("c:!::\n")).unwrap();
+    accounts::sort(etc).unwrap();
+    let read = |name: &str| fs::read_to_string(etc.join(name)).unwrap();
+    assert_eq!(
+        read("shadow"),
+        "root:*:::::::\na:!*::::::1:\nb:!*:::::::\nnobody:*:::::::\n",
+        "no password is carried over"
+    );
+    assert_eq!(read("gshadow"), "root:*::\nshadow:*::\nc:!::\nnogroup:*::\n");
+    let order: Vec<String> = read("passwd").lines().map(|l| l.split(':').next().unwrap().to_owned()).collect();
+    assert_eq!(order, ["root", "a", "b", "nobody"]);
+    assert_eq!(fs::metadata(etc.join("shadow")).unwrap().mode() & 0o7777, 0o640);
+}
+
 #[test]
 fn files_of_quirks_are_dropped_where_they_are_new() {
     let f = Fixture::new();

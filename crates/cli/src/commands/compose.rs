@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use apt_ostree_core::operation::Options;
 use apt_ostree_core::operation::compose_tree::ComposeTree;
+use apt_ostree_core::operation::{Options, Request, Verb};
 use apt_ostree_core::{Context, Error};
 use clap::{Args, Subcommand};
-use serde::{Deserialize, Serialize};
 
 use super::App;
 use crate::args::{Failure, not_available, usage};
-use crate::worker::Job;
 
 #[derive(Debug, Args)]
 pub(crate) struct ComposeArgs {
@@ -23,78 +21,6 @@ pub(crate) struct ComposeArgs {
 enum Compose {
     /// Process a "treefile"; install packages and commit the result to an OSTree repository
     Tree(Box<TreeArgs>),
-}
-
-/// Everything `compose tree` was told; paths are absolute.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct ComposeTreeOptions {
-    pub(crate) treefile: PathBuf,
-    pub(crate) repo: Option<PathBuf>,
-    /// Where layers are imported; the repo itself when absent.
-    pub(crate) layer_repo: Option<PathBuf>,
-    pub(crate) cachedir: Option<PathBuf>,
-    pub(crate) workdir: Option<PathBuf>,
-    /// Root that apt sources and variables are read from instead of `/`.
-    pub(crate) source_root: Option<PathBuf>,
-    /// Commit even if the inputs are those of the previous commit.
-    pub(crate) force_nocache: bool,
-    /// No network.
-    pub(crate) cache_only: bool,
-    pub(crate) download_only: bool,
-    pub(crate) proxy: Option<String>,
-    /// Resolve, print the list and the download size, stop.
-    pub(crate) dry_run: bool,
-    /// Print the flattened treefile as JSON, stop.
-    pub(crate) print_only: bool,
-    pub(crate) touch_if_changed: Option<PathBuf>,
-    pub(crate) previous_commit: Option<String>,
-    pub(crate) previous_inputhash: Option<String>,
-    pub(crate) previous_version: Option<String>,
-    pub(crate) add_metadata_string: Vec<(String, String)>,
-    pub(crate) add_metadata_from_json: Option<PathBuf>,
-    /// Write the checksum here instead of moving the ref.
-    pub(crate) write_commitid_to: Option<PathBuf>,
-    pub(crate) write_composejson_to: Option<PathBuf>,
-    pub(crate) no_parent: bool,
-    pub(crate) parent: Option<String>,
-    pub(crate) write_lockfile_to: Option<PathBuf>,
-    pub(crate) lockfiles: Vec<PathBuf>,
-    pub(crate) lockfile_strict: bool,
-    /// Content of /var that nothing accounts for is an error.
-    pub(crate) strict_var: bool,
-}
-
-impl ComposeTreeOptions {
-    /// The engine's view of it.
-    pub(crate) fn to_engine(&self) -> apt_ostree_core::Result<(ComposeTree, Options)> {
-        let compose = ComposeTree {
-            treefile: self.treefile.clone(),
-            repo: self.repo.clone(),
-            cachedir: self.cachedir.clone(),
-            workdir: self.workdir.clone(),
-            print_only: self.print_only,
-            force_nocache: self.force_nocache,
-            strict_var: self.strict_var,
-            add_metadata_string: self.add_metadata_string.iter().map(|(k, v)| format!("{k}={v}")).collect(),
-            add_metadata_from_json: self.add_metadata_from_json.clone(),
-            parent: self.parent.clone(),
-            no_parent: self.no_parent,
-            write_commitid_to: self.write_commitid_to.clone(),
-            write_composejson_to: self.write_composejson_to.clone(),
-            touch_if_changed: self.touch_if_changed.clone(),
-            arch: native_architecture()?,
-            host_root: self.source_root.clone().unwrap_or_else(|| PathBuf::from("/")),
-            timestamp: timestamp()?,
-        };
-        let options = Options {
-            dry_run: self.dry_run,
-            download_only: self.download_only,
-            cache_only: self.cache_only,
-            ..Options::default()
-        };
-        Ok((compose, options))
-    }
 }
 
 /// dpkg(1) of this machine knows what it is.
@@ -208,76 +134,101 @@ struct TreeArgs {
 }
 
 impl TreeArgs {
-    fn options(self) -> Result<ComposeTreeOptions, Failure> {
-        not_available(self.workdir_tmpfs, "--workdir-tmpfs", "give a directory on a tmpfs with --workdir")?;
+    /// What the engine is asked. Relative paths become absolute: a path in an error message should say which file is meant.
+    fn options(self) -> Result<(ComposeTree, Options), Failure> {
+        self.check()?;
         let Some(treefile) = self.treefile else {
             return usage("TREEFILE must be specified");
         };
+        let mut add_metadata_string = Vec::new();
+        for pair in self.add_metadata_string {
+            match pair.split_once('=') {
+                Some((key, value)) if !key.is_empty() => add_metadata_string.push((key.to_owned(), value.to_owned())),
+                _ => return usage(format!("--add-metadata-string expects KEY=VALUE, not '{pair}'")),
+            }
+        }
+        let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
+        let compose = ComposeTree {
+            treefile: std::path::absolute(treefile)?,
+            repo: absolute(self.repo)?,
+            cachedir: absolute(self.cachedir)?,
+            workdir: absolute(self.workdir)?,
+            print_only: self.print_only,
+            force_nocache: self.force_nocache,
+            strict_var: self.strict_var,
+            previous_commit: self.previous_commit,
+            previous_inputhash: self.previous_inputhash,
+            previous_version: self.previous_version,
+            add_metadata_string,
+            add_metadata_from_json: absolute(self.add_metadata_from_json)?,
+            parent: self.parent,
+            no_parent: self.no_parent,
+            write_commitid_to: absolute(self.write_commitid_to)?,
+            write_composejson_to: absolute(self.write_composejson_to)?,
+            touch_if_changed: absolute(self.touch_if_changed)?,
+            arch: native_architecture()?,
+            host_root: absolute(self.source_root)?.unwrap_or_else(|| PathBuf::from("/")),
+            timestamp: timestamp()?,
+        };
+        let options = Options {
+            dry_run: self.dry_run,
+            download_only: self.download_only,
+            cache_only: self.cache_only,
+            ..Options::default()
+        };
+        Ok((compose, options))
+    }
+
+    /// What cannot be asked, or not together.
+    fn check(&self) -> Result<(), Failure> {
+        not_available(self.workdir_tmpfs, "--workdir-tmpfs", "give a directory on a tmpfs with --workdir")?;
+        not_available(self.layer_repo.is_some(), "--layer-repo", "treefiles have no ostree-layers")?;
+        let apt = "set Acquire::http::Proxy in /etc/apt/apt.conf.d";
+        not_available(self.proxy.is_some(), "--proxy", apt)?;
+        let none = "there are no lock files yet; write NAME=VERSION in the treefile's packages";
+        not_available(self.write_lockfile_to.is_some(), "--write-lockfile-to", none)?;
+        not_available(!self.lockfile.is_empty(), "--lockfile", none)?;
+        not_available(self.lockfile_strict, "--lockfile-strict", none)?;
+        if self.treefile.is_none() {
+            return usage("TREEFILE must be specified");
+        }
         if self.repo.is_none() && !(self.dry_run || self.print_only || self.download_only) {
             return usage("--repo=REPO must be specified");
+        }
+        if self.repo.is_none() && self.previous_commit.is_some() {
+            return usage("--previous-commit needs --repo");
+        }
+        if self.download_only && self.cachedir.is_none() && self.workdir.is_none() {
+            return usage("--download-only needs --cachedir, to keep the packages in");
         }
         if self.no_parent && self.parent.is_some() {
             return usage("Cannot specify both --no-parent and --parent");
         }
-        let mut metadata = Vec::new();
-        for pair in self.add_metadata_string {
-            match pair.split_once('=') {
-                Some((key, value)) if !key.is_empty() => metadata.push((key.to_owned(), value.to_owned())),
-                _ => return usage(format!("--add-metadata-string expects KEY=VALUE, not '{pair}'")),
-            }
-        }
-        // The worker runs in the same directory, but a path in an error message should say which file is meant.
-        let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
-        Ok(ComposeTreeOptions {
-            treefile: std::path::absolute(treefile)?,
-            repo: absolute(self.repo)?,
-            layer_repo: absolute(self.layer_repo)?,
-            cachedir: absolute(self.cachedir)?,
-            workdir: absolute(self.workdir)?,
-            source_root: absolute(self.source_root)?,
-            force_nocache: self.force_nocache,
-            cache_only: self.cache_only,
-            download_only: self.download_only,
-            proxy: self.proxy,
-            dry_run: self.dry_run,
-            print_only: self.print_only,
-            touch_if_changed: absolute(self.touch_if_changed)?,
-            previous_commit: self.previous_commit,
-            previous_inputhash: self.previous_inputhash,
-            previous_version: self.previous_version,
-            add_metadata_string: metadata,
-            add_metadata_from_json: absolute(self.add_metadata_from_json)?,
-            write_commitid_to: absolute(self.write_commitid_to)?,
-            write_composejson_to: absolute(self.write_composejson_to)?,
-            no_parent: self.no_parent,
-            parent: self.parent,
-            write_lockfile_to: absolute(self.write_lockfile_to)?,
-            lockfiles: self.lockfile.into_iter().map(std::path::absolute).collect::<Result<_, _>>()?,
-            lockfile_strict: self.lockfile_strict,
-            strict_var: self.strict_var,
-        })
+        Ok(())
     }
 }
 
 pub(crate) fn run(app: &App, args: ComposeArgs) -> Result<ExitCode, Failure> {
     let Compose::Tree(args) = args.command;
-    let options = args.options()?;
+    let (mut compose, options) = args.options()?;
     app.require_root()?;
     // Before a worker is started for nothing.
-    std::fs::metadata(&options.treefile)
+    std::fs::metadata(&compose.treefile)
         .map_err(Error::from)
-        .context(|| format!("Opening the treefile {}", options.treefile.display()))?;
-    let document = options.print_only;
-    let dry_run = options.dry_run;
-    let report = app.work(&Job::ComposeTree(Box::new(options)), document)?;
+        .context(|| format!("Opening the treefile {}", compose.treefile.display()))?;
+    let document = compose.print_only;
+    // Otherwise the engine works beside the repository, which a dry run does not touch. Kept until the worker is done.
+    let mut scratch = None;
+    if compose.workdir.is_none() && !document && (options.dry_run || compose.repo.is_none()) {
+        let directory = tempfile::Builder::new().prefix("apt-ostree-").tempdir_in("/var/tmp")?;
+        compose.workdir = Some(directory.path().to_owned());
+        scratch = Some(directory);
+    }
+    let request = Request { sysroot: PathBuf::new(), stateroot: None, verb: Verb::ComposeTree(compose), options };
+    let report = app.work(request, document)?;
+    drop(scratch);
     if document || !app.terminal.is_quiet() {
         report.lines.iter().for_each(|line| app.terminal.line(line));
-    }
-    if let Some(plan) = &report.plan {
-        app.terminal.print(&crate::render::plan(plan));
-        if dry_run {
-            app.terminal.line("Exiting because of '--dry-run' option");
-        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -294,33 +245,44 @@ mod tests {
         tree: TreeArgs,
     }
 
-    fn parse(text: &str) -> Result<ComposeTreeOptions, Failure> {
+    fn parse(text: &str) -> Result<(ComposeTree, Options), Failure> {
         Line::try_parse_from(std::iter::once("tree").chain(text.split_whitespace())).unwrap().tree.options()
     }
 
     #[test]
     fn the_options_of_a_compose() {
-        let options = parse(
-            "--unified-core --repo /r --cachedir=/c --add-metadata-string a.b=c=d --parent x --strict-var \
-             --ex-lockfile /l1 --lockfile /l2 /t.yaml",
+        let (compose, options) = parse(
+            "--unified-core --repo /r --cachedir=/c --add-metadata-string a.b=c=d --parent x --strict-var --cache-only \
+             --previous-version 13.2 --source-root /s /t.yaml",
         )
         .unwrap();
-        assert_eq!(
-            options,
-            ComposeTreeOptions {
-                treefile: "/t.yaml".into(),
-                repo: Some("/r".into()),
-                cachedir: Some("/c".into()),
-                add_metadata_string: vec![("a.b".into(), "c=d".into())],
-                parent: Some("x".into()),
-                strict_var: true,
-                lockfiles: vec!["/l1".into(), "/l2".into()],
-                ..ComposeTreeOptions::default()
-            }
-        );
-        for bad in ["", "/t", "--repo /r --add-metadata-string x /t", "--repo /r --no-parent --parent y /t"] {
+        let expected = ComposeTree {
+            treefile: "/t.yaml".into(),
+            repo: Some("/r".into()),
+            cachedir: Some("/c".into()),
+            add_metadata_string: vec![("a.b".into(), "c=d".into())],
+            parent: Some("x".into()),
+            previous_version: Some("13.2".into()),
+            strict_var: true,
+            host_root: "/s".into(),
+            ..ComposeTree { arch: compose.arch.clone(), timestamp: compose.timestamp, ..ComposeTree::default() }
+        };
+        assert_eq!(compose, expected);
+        assert!(options.cache_only && !options.dry_run && !options.download_only);
+        for bad in [
+            "",
+            "/t",
+            "--repo /r --add-metadata-string x /t",
+            "--repo /r --no-parent --parent y /t",
+            "--download-only /t",
+            "--dry-run --previous-commit x /t",
+        ] {
             assert!(matches!(parse(bad), Err(Failure::Usage(_))), "{bad}");
         }
-        assert!(parse("--print-only /t").unwrap().print_only);
+        for missing in ["--layer-repo /l", "--proxy p", "--lockfile l", "--ex-write-lockfile-to l", "--lockfile-strict"]
+        {
+            assert!(matches!(parse(&format!("--repo /r {missing} /t")), Err(Failure::Error(_))), "{missing}");
+        }
+        assert!(parse("--print-only /t").unwrap().0.print_only);
     }
 }

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use apt_ostree_core::operation::{Options, Verb};
+use apt_ostree_core::operation::Verb;
 use clap::Args;
 
-use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes};
+use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes, transaction_options};
 use crate::args::{Failure, not_available, usage};
 
 #[derive(Debug, Args)]
@@ -72,14 +72,7 @@ pub(crate) fn run(app: &App, args: DeployArgs) -> Result<ExitCode, Failure> {
     };
     let how = Transaction {
         stateroot: args.stateroot.stateroot,
-        options: Options {
-            dry_run: args.dry_run,
-            download_only: args.fetch.download_only,
-            cache_only: args.fetch.cache_only,
-            reboot: args.finish.reboot,
-            lock_finalization: args.finish.lock_finalization,
-            ..Options::default()
-        },
+        options: transaction_options(args.dry_run, &args.fetch, &args.finish),
         unchanged_exit_77: args.unchanged_exit_77,
         json: args.json,
         diff_preview: args.preview,

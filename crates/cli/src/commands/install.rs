@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use apt_ostree_core::operation::{Options, PackageChanges, Verb};
+use apt_ostree_core::operation::{PackageChanges, Verb};
 use clap::Args;
 
-use super::{App, FetchArgs, FinishArgs, RepoArgs, StaterootArg, Transaction, sort_packages};
+use super::{App, FetchArgs, FinishArgs, RepoArgs, StaterootArg, Transaction, sort_packages, transaction_options};
 use crate::args::{Failure, not_available, usage};
 
 #[derive(Debug, Args)]
@@ -61,14 +61,7 @@ impl ChangeArgs {
     pub(crate) fn transaction(self, fetch: &FetchArgs) -> Transaction {
         Transaction {
             stateroot: self.stateroot.stateroot,
-            options: Options {
-                dry_run: self.dry_run,
-                download_only: fetch.download_only,
-                cache_only: fetch.cache_only,
-                reboot: self.finish.reboot,
-                lock_finalization: self.finish.lock_finalization,
-                ..Options::default()
-            },
+            options: transaction_options(self.dry_run, fetch, &self.finish),
             unchanged_exit_77: self.unchanged_exit_77,
             json: self.json,
             ..Transaction::default()

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use apt_ostree_core::Error;
 use apt_ostree_core::model::origin::is_checksum;
-use apt_ostree_core::operation::{Options, Rebase, Verb};
+use apt_ostree_core::operation::{Rebase, Verb};
 use clap::Args;
 
-use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes};
+use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes, transaction_options};
 use crate::args::{Failure, usage};
 
 #[derive(Debug, Args)]
@@ -104,14 +104,7 @@ pub(crate) fn run(app: &App, args: RebaseArgs) -> Result<ExitCode, Failure> {
         verb,
         Transaction {
             stateroot: args.stateroot.stateroot,
-            options: Options {
-                dry_run: args.dry_run,
-                download_only: args.fetch.download_only,
-                cache_only: args.fetch.cache_only,
-                reboot: args.finish.reboot,
-                lock_finalization: args.finish.lock_finalization,
-                ..Options::default()
-            },
+            options: transaction_options(args.dry_run, &args.fetch, &args.finish),
             json: args.json,
             ..Transaction::default()
         },

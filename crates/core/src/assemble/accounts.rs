@@ -156,6 +156,21 @@ pub fn seed(tree_etc: &Path, machine_etc: Option<&Path>, lock: &IdLock) -> Resul
     Ok(report)
 }
 
+/// Gives accounts that [`seed`] added the shadow rows of before, as far as those are locked: the id lock does not know of an
+/// account that is expired (`u!` of systemd-sysusers). Passwords are never carried over.
+pub fn restore_locked(etc: &Path, added: &SeedReport, shadow: &Table<Shadow>, gshadow: &Table<Shadow>) -> Result<()> {
+    let mut files = AccountFiles::read(etc)?;
+    for (kind, rows, old) in [("user", &mut files.shadow, shadow), ("group", &mut files.gshadow, gshadow)] {
+        for row in rows.iter_mut().filter(|row| added.from_lock.contains(&format!("{kind} {}", row.name))) {
+            match old.get(&row.name) {
+                Some(old) if old.fields[0].starts_with(['!', '*']) => row.clone_from(old),
+                _ => {}
+            }
+        }
+    }
+    write_files(etc, &files)
+}
+
 fn collision(problems: &[String], hint: &str) -> Error {
     Error::failed(format!("Account numbers collide: {}", problems.join("; "))).hint(hint)
 }

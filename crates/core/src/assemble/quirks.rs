@@ -24,7 +24,7 @@ use saphyr::{LoadableYamlNode, MarkedYaml};
 
 use super::state::{DropKind, Dropped};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::model::layout::glob_matches;
+use crate::model::glob;
 use crate::model::package::PackageId;
 
 /// Where the caller binds the directory of [`Active::write_runtime`] in the sandbox.
@@ -108,8 +108,8 @@ impl Quirks {
     pub fn for_packages<'a>(&self, packages: impl IntoIterator<Item = &'a PackageId>) -> Result<Active> {
         let packages: Vec<&PackageId> = packages.into_iter().collect();
         let concerns = |rule: &Quirk, p: &PackageId| {
-            glob_matches(&rule.package, &p.name)
-                && rule.version.as_ref().is_none_or(|pattern| glob_matches(pattern, &p.version))
+            glob::matches(&rule.package, &p.name)
+                && rule.version.as_ref().is_none_or(|pattern| glob::matches(pattern, &p.version))
         };
         let mut rules = Vec::new();
         for rule in &self.rules {
@@ -338,7 +338,7 @@ fn matching(base: &Path, prefix: &str, pattern: &str) -> Result<Vec<String>> {
             let entry = entry?;
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
             let rel = if directory.is_empty() { name } else { format!("{directory}/{name}") };
-            if glob_matches(pattern, &rel) {
+            if glob::matches(pattern, &rel) {
                 found.push(rel);
             } else if entry.file_type()?.is_dir() && literal != pattern {
                 pending.push(rel);

@@ -7,31 +7,53 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::assemble::accounts::AccountFiles;
+use crate::assemble::accounts::{self, AccountFiles};
 use crate::error::{Context, Error, Result};
-use crate::model::accounts::{Group, IDS_LOCK, IdLock, Passwd, Table};
+use crate::model::accounts::{Group, IDS_LOCK, IdLock, Passwd, Shadow, Table};
 use crate::model::treefile::{AccountIds, CheckAccounts, Treefile};
 use crate::repo::Repo;
 
 type Numbers = BTreeMap<String, AccountIds>;
 
-/// The numbers to give before packages are installed: those of the previous commit, and those of the files that
-/// `check-passwd` and `check-groups` name, which nothing but chance would meet otherwise.
-pub fn numbers(treefile: &Treefile, repo: &Repo, previous: Option<&str>) -> Result<IdLock> {
-    if !treefile.preserve_passwd {
-        return Ok(IdLock::default());
+/// The accounts that a new tree starts with.
+#[derive(Clone, Debug, Default)]
+pub struct Seed {
+    pub ids: IdLock,
+    /// Of the previous commit.
+    pub shadow: Table<Shadow>,
+    pub gshadow: Table<Shadow>,
+}
+
+impl Seed {
+    /// Adds them to an `etc` directory. After the essential packages, which have base-passwd, and before the first
+    /// package that makes an account of its own.
+    pub fn plant(&self, etc: &Path) -> Result<()> {
+        let added = accounts::seed(etc, None, &self.ids)?;
+        accounts::restore_locked(etc, &added, &self.shadow, &self.gshadow)
     }
-    let lock = match previous.map(|commit| repo.read_text(commit, IDS_LOCK)).transpose()?.flatten() {
-        Some(text) => IdLock::parse(IDS_LOCK, &text)?,
-        None => IdLock::default(),
+}
+
+/// The accounts of the previous commit, and those of the files that `check-passwd` and `check-groups` name: nothing but
+/// chance would meet those numbers otherwise.
+pub fn seed(treefile: &Treefile, repo: &Repo, previous: Option<&str>) -> Result<Seed> {
+    if !treefile.preserve_passwd {
+        return Ok(Seed::default());
+    }
+    let text = |path: &str| -> Result<String> {
+        Ok(previous.map(|commit| repo.read_text(commit, path)).transpose()?.flatten().unwrap_or_default())
     };
+    let lock = IdLock::parse(IDS_LOCK, &text(IDS_LOCK)?)?;
     let file = |check: &CheckAccounts| match check {
         CheckAccounts::File { filename } => read(filename),
         _ => Ok(String::new()),
     };
     let passwd = Table::<Passwd>::parse(&file(&treefile.check_passwd)?);
     let group = Table::<Group>::parse(&file(&treefile.check_groups)?);
-    lock.merge(&passwd, &group, |_, _| None).context(|| "Comparing the previous commit with the treefile's accounts")
+    let ids = lock
+        .merge(&passwd, &group, |_, _| None)
+        .context(|| "Comparing the previous commit with the treefile's accounts")?;
+    let (shadow, gshadow) = (Table::parse(&text("usr/etc/shadow")?), Table::parse(&text("usr/etc/gshadow")?));
+    Ok(Seed { ids, shadow, gshadow })
 }
 
 /// Compares the finished tree (`usr/etc`) with what the treefile says. An account that is gone or has other numbers is an

@@ -14,14 +14,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::accounts::Seed;
 use super::postprocess::runner::{Runner, bind_in};
 use super::postprocess::tree::Tree;
 use super::postprocess::units;
 use crate::assemble::dpkg::{Conffiles, DpkgRun};
-use crate::assemble::{accounts, state};
+use crate::assemble::state;
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
-use crate::model::accounts::{IDS_LOCK, IdLock};
+use crate::model::accounts::IDS_LOCK;
 use crate::model::layout::EXTENDED_STATES;
 use crate::model::treefile::Treefile;
 use crate::sandbox::{Bind, Sandbox, SandboxSpec};
@@ -34,9 +35,8 @@ pub struct BootstrapOptions<'a> {
     pub workdir: &'a Path,
     /// Shims for every program that runs in the tree.
     pub binds: &'a [Bind],
-    /// The id lock of the previous commit: its accounts keep their numbers, because they are there before any package
-    /// asks for one.
-    pub ids: &'a IdLock,
+    /// The accounts of the previous commit: they keep their numbers, because they are there before any package asks for one.
+    pub accounts: &'a Seed,
 }
 
 /// Directories that the first packages expect. base-files sets the modes again.
@@ -109,9 +109,8 @@ pub fn run(
         run.options = vec!["--force-depends".into()];
         run.execute(&flat, &[], sandbox, events)
     })?;
-    // After the essential set, which has base-passwd, and before the first package that makes an account of its own.
-    accounts::seed(&root.join("etc"), None, options.ids)?;
-    tree.write(&format!("/{IDS_LOCK}"), options.ids.to_string(), 0o644)?;
+    options.accounts.plant(&root.join("etc"))?;
+    tree.write(&format!("/{IDS_LOCK}"), options.accounts.ids.to_string(), 0o644)?;
     let runner = Runner { sandbox, root, binds: &binds, events };
     debconf(&runner, treefile, options.workdir)?;
     if !rest.is_empty() {

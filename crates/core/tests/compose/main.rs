@@ -15,6 +15,7 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
 use apt_ostree_core::assemble::quirks::{Quirks, RUNTIME_DIR};
+use apt_ostree_core::compose::accounts::Seed;
 use apt_ostree_core::compose::{bootstrap, postprocess};
 use apt_ostree_core::event::{Event, EventSink};
 use apt_ostree_core::model::accounts::IdLock;
@@ -56,8 +57,8 @@ fn composed() -> &'static Composed {
         let treefile = treefile::minimal();
         let packages = fixture.packages();
         let shims = shims(&packages, &dir.join("runtime"));
-        let ids = IdLock::parse("test", PINNED).unwrap();
-        let options = bootstrap::BootstrapOptions { workdir: &dir, binds: &shims, ids: &ids };
+        let accounts = Seed { ids: IdLock::parse("test", PINNED).unwrap(), ..Seed::default() };
+        let options = bootstrap::BootstrapOptions { workdir: &dir, binds: &shims, accounts: &accounts };
         let result = bootstrap::run(&root, &packages, &treefile, &Bubblewrap, &log, options);
         check(result, &log);
         compare_with_mmdebstrap(fixture, &root);
