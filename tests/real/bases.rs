@@ -1,8 +1,8 @@
 //! The composed commits that every test starts from.
 //!
-//! In `$APT_OSTREE_CACHE/test/`: `cache/` (packages and indexes that composing fetched, kept for ever), `base/` (the
-//! composed commits; made anew when the program, an example or this file is another one), `work/` (one directory per test,
-//! emptied by the next run), `lock`.
+//! In `$APT_OSTREE_CACHE/test/`: `cache/` (packages and indexes that composing fetched, kept for ever); in `runs/TREE/` per
+//! source tree: `base/` (the composed commits; made anew when the program, an example or this file is another one), `work/`
+//! (one directory per test, emptied by the next run), `lock`.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -56,20 +56,34 @@ impl Base {
     }
 }
 
-pub(crate) fn cache() -> PathBuf {
+/// What runs of every source tree share: `cache/`, and one directory per source tree.
+fn shared() -> PathBuf {
     let cache =
         std::env::var_os("APT_OSTREE_CACHE").expect("run with scripts/devroot run, which sets APT_OSTREE_CACHE");
     PathBuf::from(cache).join("test")
 }
 
-/// One run at a time; the lock goes with the process.
+/// The directory of this source tree's runs.
+pub(crate) fn directory() -> PathBuf {
+    let tree = fs::canonicalize(TREE).expect("the source tree");
+    let name = tree.to_string_lossy().trim_start_matches('/').replace('/', "-");
+    shared().join("runs").join(name)
+}
+
+/// An exclusive lock on a file, until it is closed.
+fn lock(path: &Path) -> fs::File {
+    fs::create_dir_all(path.parent().expect("a directory")).expect("a writable cache");
+    let file = fs::File::create(path).expect("a writable cache");
+    rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::LockExclusive).expect("a lock");
+    file
+}
+
+/// One run of a source tree at a time; the lock goes with the process.
 pub(crate) fn lock_runs() {
     static LOCK: OnceLock<fs::File> = OnceLock::new();
     LOCK.get_or_init(|| {
-        fs::create_dir_all(cache()).expect("a writable cache");
-        let file = fs::File::create(cache().join("lock")).expect("a writable cache");
-        rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::LockExclusive).expect("a lock");
-        wipe(&cache().join("work"));
+        let file = lock(&directory().join("lock"));
+        wipe(&directory().join("work"));
         file
     });
 }
@@ -81,11 +95,12 @@ pub(crate) fn base() -> &'static Base {
     lock_runs();
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     BASE.get_or_init(|| {
-        let dir = cache().join("base");
+        let dir = directory().join("base");
         let key = key();
         let stamp = dir.join("stamp");
         if fs::read_to_string(&stamp).ok().as_deref() != Some(key.as_str()) {
             wipe(&dir);
+            let _one = lock(&shared().join("cache.lock"));
             compose_bases(&dir);
             fs::write(&stamp, key).expect("a writable cache");
         }
@@ -197,7 +212,7 @@ fn write_treefile(path: &Path, archive: &Archive, suite: &str, packages: &[&str]
 pub(crate) fn compose(repo: &Path, treefile: &Path, options: &[&str]) -> Outcome {
     let mut command = Command::new(PROGRAM);
     command.args(["compose", "tree"]).arg(format!("--repo={}", repo.display()));
-    command.arg(format!("--cachedir={}", cache().join("cache").display())).args(options).arg(treefile);
+    command.arg(format!("--cachedir={}", shared().join("cache").display())).args(options).arg(treefile);
     command.env("LC_ALL", "C.UTF-8").env("NO_COLOR", "1");
     let output = command.output().expect("the program starts");
     Outcome::new(&command, &output)

@@ -143,9 +143,11 @@ fn signatures_are_asked_for() {
     let (world, server) = World::following();
     let sysroot = &world.sysroot;
     server.set(BRANCH, &base().unsigned);
-    sysroot.refuses(&["upgrade"]).says(&["GPG", "ostree remote gpg-import kit"]);
+    sysroot
+        .refuses(&["upgrade"])
+        .says(&["GPG verification enabled, but no signatures found", "ostree remote gpg-import kit"]);
     server.set(BRANCH, &base().stranger);
-    sysroot.refuses(&["upgrade"]).says(&["GPG", "note: no deployment was made"]);
+    sysroot.refuses(&["upgrade"]).says(&["Can't check signature", "note: no deployment was made"]);
     sysroot.fsck();
     // The administrator's own decision.
     sysroot.ostree(&["config", "set", "remote \"kit\".gpg-verify", "false"]);
@@ -181,9 +183,10 @@ fn a_commit_as_the_origin_stays() {
     sysroot.unchanged(0, &["upgrade"]).says(&["Pinned to commit; no upgrade available"]);
     sysroot.ok(&["install", "kit-a"]);
     assert_eq!(sysroot.field(0, "base-checksum"), base().v1);
+    sysroot.ok(&["rebase", &base().v2]);
     sysroot.ok(&[
         "rebase",
-        &base().v1.replace(' ', ""),
+        &base().v1,
         "--custom-origin-url=https://example.org",
         "--custom-origin-description=An image",
     ]);

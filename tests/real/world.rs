@@ -9,7 +9,7 @@ use apt_ostree_testkit::archive::Archive;
 use apt_ostree_testkit::deb::Deb;
 use apt_ostree_testkit::sysroot::{Server, Sysroot, wipe};
 
-use crate::bases::{BRANCH, FOREIGN, PROGRAM, base, cache, lock_runs};
+use crate::bases::{BRANCH, FOREIGN, PROGRAM, base, directory, lock_runs};
 
 /// The world of one test: a directory, a sysroot in it, and archives as the test needs them.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl World {
         lock_runs();
         base();
         let name = std::thread::current().name().unwrap_or("test").replace("::", "-");
-        let dir = cache().join("work").join(format!("{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let dir = directory().join("work").join(format!("{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir_all(&dir).expect("a writable cache");
         let mut archive = Archive::new(&dir.join("archive")).arches(&["amd64", FOREIGN]);
         archive.add("stable", &Deb::new("kit-nothing", "1.0"));

@@ -124,15 +124,14 @@ fn check_remote(transaction: &Transaction<'_>, origin: &Origin) -> Result<()> {
     Ok(())
 }
 
-/// Drops the old branch's ref, unless another deployment still follows it.
+/// Drops the old branch's ref. A local branch stays while another deployment follows it: unlike a remote's, nothing could
+/// bring it back after a rollback.
 fn purge(transaction: &Transaction<'_>, old: &Origin) -> Result<()> {
-    let used =
-        transaction.sysroot.deployments().iter().filter_map(|d| d.origin().ok()).any(|o| o.refspec == old.refspec);
-    if used || old.is_checksum() {
+    let Some((remote, branch)) = old.remote_and_branch() else { return Ok(()) };
+    let deployments = transaction.sysroot.deployments();
+    let used = || deployments.iter().filter_map(|d| d.origin().ok()).any(|o| o.refspec == old.refspec);
+    if remote.is_none() && used() {
         return Ok(());
     }
-    if let Some((remote, branch)) = old.remote_and_branch() {
-        transaction.repo.drop_ref(remote, branch)?;
-    }
-    Ok(())
+    transaction.repo.drop_ref(remote, branch)
 }
