@@ -22,7 +22,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_apt-ostree");
 pub(crate) const BRANCH: &str = "kit/debian";
 /// The second architecture of the bases. Not i386: it is on its way out of Debian, and mirrors leave it out.
 pub(crate) const FOREIGN: &str = "arm64";
-const TREE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+pub(crate) const TREE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// The composed commits.
 #[derive(Debug)]

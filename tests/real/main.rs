@@ -7,6 +7,7 @@
 mod accounts;
 mod bad_input;
 mod bases;
+mod boot;
 mod compose;
 mod interrupt;
 mod layering;

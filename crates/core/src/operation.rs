@@ -53,8 +53,6 @@ pub struct Options {
     pub cache_only: bool,
     pub reboot: bool,
     pub lock_finalization: bool,
-    /// Further `APT::…`-independent quirk directories, e.g. `/etc/apt-ostree/quirks.d`.
-    pub quirk_dirs: Vec<PathBuf>,
     /// The command line, for the commit and the history.
     pub command_line: String,
 }

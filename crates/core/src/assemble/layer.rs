@@ -36,7 +36,8 @@ pub struct LayerInput<'a> {
     /// Requests as the origin has them; the active ones are recorded in the commit.
     pub requested: &'a [String],
     pub native_arch: &'a str,
-    pub quirk_dirs: &'a [PathBuf],
+    /// The machine's own quirks, `/etc/apt-ostree/quirks.d`; need not exist.
+    pub quirk_dir: Option<PathBuf>,
 }
 
 /// Assembles the tree and commits it. Returns the checksum; no ref and no deployment points at it yet.
@@ -218,7 +219,7 @@ fn fill_var(root: &Path, var: &Path, binds: &[Bind], sandbox: &dyn Sandbox) -> R
 fn load_quirks(input: &LayerInput<'_>) -> Result<Active> {
     let packages: Vec<PackageId> =
         input.plan.install.iter().map(|p| p.id.clone()).chain(input.base_packages.iter().cloned()).collect();
-    Quirks::load(input.quirk_dirs.first().map(PathBuf::as_path))?.for_packages(&packages)
+    Quirks::load(input.quirk_dir.as_deref())?.for_packages(&packages)
 }
 
 /// A deployment boots one kernel, and the base has it.

@@ -222,7 +222,7 @@ impl Run<'_> {
         crate::repo::remove_tree(&root)?;
         std::fs::create_dir(&root).context(|| format!("Creating {}", root.display()))?;
         let tmp = directories.work.join("tmp");
-        let shims = shims(solution, options, &tmp.join("runtime"))?;
+        let shims = shims(solution, &tmp.join("runtime"))?;
         let previous = self.previous.map(|p| p.checksum.as_str());
         let seed = accounts::seed(treefile, repo, previous)?;
         let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims, accounts: &seed };
@@ -502,9 +502,10 @@ fn report_solution(solution: &Solution, full: bool, events: &dyn EventSink) {
 }
 
 /// The programs that do nothing while the tree is made, as binds for every sandbox of this run.
-fn shims(solution: &Solution, options: &super::Options, runtime: &Path) -> Result<Vec<Bind>> {
+fn shims(solution: &Solution, runtime: &Path) -> Result<Vec<Bind>> {
     let packages: Vec<&PackageId> = solution.install.iter().map(|p| &p.id).collect();
-    let quirks = Quirks::load(options.quirk_dirs.first().map(PathBuf::as_path))?.for_packages(packages)?;
+    // The same treefile gives the same tree on every machine: only the built-in quirks.
+    let quirks = Quirks::load(None)?.for_packages(packages)?;
     crate::repo::remove_tree(runtime)?;
     let runtime = quirks.write_runtime(runtime)?;
     let mut binds = vec![Bind { source: runtime.directory, target: RUNTIME_DIR.to_owned(), read_only: false }];

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Options, PackageChanges, Report};
 use crate::assemble::layer::{self, LayerInput};
+use crate::assemble::quirks::Quirks;
 use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
@@ -20,6 +21,9 @@ use crate::sandbox::Sandbox;
 use crate::source::{PackageSource, SolveTask, SourceConfig};
 use crate::sysroot::deploy::NewDeployment;
 use crate::sysroot::{Deployment, Sysroot};
+
+/// The machine's own quirks, below its /etc.
+const QUIRKS: &str = "apt-ostree/quirks.d";
 
 /// The parts of the outside world a transaction uses.
 pub struct Ports<'a> {
@@ -316,8 +320,9 @@ impl<'a> Transaction<'a> {
             version: base.info.version.clone(),
             packages: base.packages.clone(),
         };
+        let quirks = Quirks::load(self.machine_etc().map(|etc| etc.join(QUIRKS)).as_deref())?;
         let policy =
-            vec![format!("base-upgrades {:?}", task.base_upgrades), format!("recommends {}", config.recommends)];
+            vec![format!("quirks {:?}", quirks.rules()), format!("base-upgrades {:?}", task.base_upgrades), format!("recommends {}", config.recommends)];
         Ok((config, Plan::new(&tree, solution, &policy)))
     }
 
@@ -353,7 +358,7 @@ impl<'a> Transaction<'a> {
             plan,
             requested: &origin.requested,
             native_arch: &config.arch,
-            quirk_dirs: &self.options.quirk_dirs,
+            quirk_dir: self.machine_etc().map(|etc| etc.join(QUIRKS)),
         };
         let result = layer::assemble(&input, &scratch, &self.repo, self.ports.sandbox, events);
         // A failed maintainer script can be run again there, until the next transaction.
