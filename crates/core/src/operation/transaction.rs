@@ -321,8 +321,11 @@ impl<'a> Transaction<'a> {
             packages: base.packages.clone(),
         };
         let quirks = Quirks::load(self.machine_etc().map(|etc| etc.join(QUIRKS)).as_deref())?;
-        let policy =
-            vec![format!("quirks {:?}", quirks.rules()), format!("base-upgrades {:?}", task.base_upgrades), format!("recommends {}", config.recommends)];
+        let policy = vec![
+            format!("quirks {:?}", quirks.rules()),
+            format!("base-upgrades {:?}", task.base_upgrades),
+            format!("recommends {}", config.recommends),
+        ];
         Ok((config, Plan::new(&tree, solution, &policy)))
     }
 
