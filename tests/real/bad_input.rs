@@ -126,11 +126,12 @@ fn scripts_that_fail() {
     let all: [(&str, &str, &[&str]); 3] = [
         ("kit-post", "I am the reason 7", &["postinst", "kit-post", "exit status 7"]),
         ("kit-pre", "I am the reason 8", &["preinst", "kit-pre", "exit status 8"]),
-        ("kit-trig", "/usr/share/kit-triggered", &["kit-base", "exit status 2"]),
+        ("kit-trig", "/usr/share/kit-triggered", &["trigger", "kit-base", "exit status 2"]),
     ];
     for (package, reason, words) in all {
         let outcome = sysroot.refuses(&["install", "kit-good", package]).says(words);
-        let outcome = outcome.says(&[reason, "Last lines of output:", "note: no deployment was made", "The full log is"]);
+        let outcome =
+            outcome.says(&[reason, "Last lines of output:", "note: no deployment was made", "The full log is"]);
         assert!(!sysroot.scratch().is_empty(), "{package}: nothing to run it again with");
         assert_eq!(sysroot.mounts(), Vec::<String>::new());
         for _ in 0..2 {
@@ -157,9 +158,11 @@ fn packages_that_dpkg_refuses() {
     let sysroot = &world.sysroot;
     sysroot.refuses(&["install", "kit-a", "kit-thief"]).says(&["trying to overwrite", "/usr/bin/kit-a", "kit-thief"]);
     sysroot.refuses(&["install", "kit-base-thief"]).says(&["trying to overwrite", "/usr/bin/kit-base", "kit-base"]);
-    sysroot
-        .refuses(&["install", "linux-image-9.9.9-amd64"])
-        .says(&["linux-image-9.9.9-amd64", "is a kernel", "upgrade or rebase"]);
+    sysroot.refuses(&["install", "linux-image-9.9.9-amd64"]).says(&[
+        "linux-image-9.9.9-amd64",
+        "is a kernel",
+        "upgrade or rebase",
+    ]);
     let file = |name: &str, content: &[u8]| {
         let path = world.dir.join(name);
         fs::write(&path, content).expect("own directory");
