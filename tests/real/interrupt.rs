@@ -225,7 +225,7 @@ impl Dice {
 /// Everything dies at once, at moments spread over the whole transaction.
 #[test]
 fn a_power_cut_at_any_moment() {
-    const ROUNDS: u32 = 8;
+    const ROUNDS: u32 = 6;
     let mut world = World::new();
     world.publish(&[small("kit-a", "1.0").file("/usr/share/kit-large", 0o644, vec![7; 8 << 20])]);
     let sysroot = &world.sysroot;
