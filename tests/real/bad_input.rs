@@ -56,10 +56,13 @@ fn a_sysroot_that_cannot_be_made_is_not_half_made() {
     };
     refused(&[&pull, "kit/nosuch"]).says(&["kit/nosuch"]);
     refused(&["--pull-local=/nonexistent", BRANCH]).says(&["/nonexistent"]);
-    refused(&[BRANCH]).says(&["names no remote"]);
-    refused(&["nosuch:kit/debian"]).says(&["nosuch"]);
+    for nothing in [BRANCH, "nosuch:kit/debian"] {
+        refused(&[nothing]).says(&["One of --remote and --pull-local must be specified"]);
+    }
+    refused(&[&remote, BRANCH]).says(&["names no remote"]);
+    refused(&[&remote, "nosuch:kit/debian"]).says(&["nosuch"]);
     refused(&[&remote, "--no-gpg-verify", "kit:kit/nosuch"]).says(&["kit/nosuch"]);
-    refused(&[&remote, "--gpg-key=/nonexistent.gpg", "kit:kit/debian"]).says(&["/nonexistent.gpg"]);
+    refused(&[&remote, "--gpg-import=/nonexistent.gpg", "kit:kit/debian"]).says(&["/nonexistent.gpg"]);
     sysroot.ok(&["init-sysroot", "--stateroot=debian", &pull, BRANCH]);
     assert_eq!(sysroot.field(0, "checksum"), base().v1);
     world.done();
@@ -85,7 +88,7 @@ fn requests_that_cannot_be_met() {
         (&["kit-deep"], &["kit-deep", "kit-orphan", "kit-absent"]),
         (&["kit-x", "kit-y"], &["kit-x", "kit-y", "onflicts"]),
         (&["kit-hates-base"], &["kit-hates-base", "kit-base"]),
-        (&["kit-old"], &["kit-old", "kit-base", "<< 0.5"]),
+        (&["kit-old"], &["kit-old", "kit-base", "0.5"]),
     ];
     for (requests, words) in all {
         sysroot.refuses(&[&["install"], requests].concat()).says(words);
@@ -126,11 +129,12 @@ fn scripts_that_fail() {
     let all: [(&str, &str, &[&str]); 3] = [
         ("kit-post", "I am the reason 7", &["postinst", "kit-post", "exit status 7"]),
         ("kit-pre", "I am the reason 8", &["preinst", "kit-pre", "exit status 8"]),
-        ("kit-trig", "/usr/share/kit-triggered", &["kit-base", "exit status 2"]),
+        ("kit-trig", "/usr/share/kit-triggered", &["trigger", "kit-base", "exit status 2"]),
     ];
     for (package, reason, words) in all {
         let outcome = sysroot.refuses(&["install", "kit-good", package]).says(words);
-        let outcome = outcome.says(&[reason, "Last lines of output:", "note: no deployment was made", "The full log is"]);
+        let outcome =
+            outcome.says(&[reason, "Last lines of output:", "note: no deployment was made", "The full log is"]);
         assert!(!sysroot.scratch().is_empty(), "{package}: nothing to run it again with");
         assert_eq!(sysroot.mounts(), Vec::<String>::new());
         for _ in 0..2 {
@@ -157,9 +161,11 @@ fn packages_that_dpkg_refuses() {
     let sysroot = &world.sysroot;
     sysroot.refuses(&["install", "kit-a", "kit-thief"]).says(&["trying to overwrite", "/usr/bin/kit-a", "kit-thief"]);
     sysroot.refuses(&["install", "kit-base-thief"]).says(&["trying to overwrite", "/usr/bin/kit-base", "kit-base"]);
-    sysroot
-        .refuses(&["install", "linux-image-9.9.9-amd64"])
-        .says(&["linux-image-9.9.9-amd64", "is a kernel", "upgrade or rebase"]);
+    sysroot.refuses(&["install", "linux-image-9.9.9-amd64"]).says(&[
+        "linux-image-9.9.9-amd64",
+        "is a kernel",
+        "upgrade or rebase",
+    ]);
     let file = |name: &str, content: &[u8]| {
         let path = world.dir.join(name);
         fs::write(&path, content).expect("own directory");
@@ -168,7 +174,7 @@ fn packages_that_dpkg_refuses() {
     let whole = fs::read(world.archive.debs("stable", "kit-a").first().expect("a package")).expect("own archive");
     sysroot.refuses(&["install", &file("empty.deb", b"")]).says(&["empty.deb is not a Debian package"]);
     sysroot.refuses(&["install", &file("text.deb", b"!<arch>\nno")]).says(&["text.deb is not a Debian package"]);
-    sysroot.refuses(&["install", &file("cut.deb", &whole[..whole.len() - 40])]).says(&["cut.deb"]);
+    sysroot.refuses(&["install", &file("cut.deb", &whole[..whole.len() - 40])]).says(&["Invalid archive"]);
     sysroot.refuses(&["install", &world.dir.join("missing.deb").to_string_lossy()]).says(&["missing.deb"]);
     let folder = world.dir.join("folder.deb");
     fs::create_dir(&folder).expect("own directory");
@@ -191,7 +197,6 @@ fn archives_that_nobody_vouches_for() {
     sysroot.ok(&["install", "kit-a"]);
     // What was verified before stays in use.
     world.archive.sign_with_stranger("stable");
-    sysroot.refuses(&["refresh-md", "--force"]).says(&["ignature"]);
     sysroot.refuses(&["upgrade"]).says(&["ignature"]);
     world.archive.tamper("stable", "kit-b");
     sysroot.refuses(&["install", "kit-b"]).says(&["kit-b", "The archive delivers a wrong"]);
@@ -211,7 +216,6 @@ fn servers_that_are_gone() {
     sysroot.set_sources(&world.archive.sources_at(&http.url(), "stable"));
     sysroot.refuses(&["install", "kit-a"]).says(&[&http.url(), "stable", "network"]);
     sysroot.refuses(&["refresh-md"]).says(&["network"]);
-    sysroot.refuses(&["upgrade"]);
     // It dies between indexes and packages.
     let http = HttpServer::start(world.archive.dir());
     sysroot.set_sources(&world.archive.sources_at(&http.url(), "stable"));
@@ -297,7 +301,7 @@ fn sysroots_that_are_none() {
     fs::write(&file, "x").expect("own directory");
     for path in [&empty, &file, &world.dir.join("missing")] {
         let other = Sysroot::new(Path::new(PROGRAM), path);
-        for args in [&["status"][..], &["install", "kit-a"], &["upgrade"], &["kargs"], &["db", "list"]] {
+        for args in [&["status"][..], &["install", "kit-a"], &["upgrade"], &["kargs"], &["rollback"]] {
             let outcome = other.run(args).exits(1);
             outcome.says(&["error: ", &path.to_string_lossy()]);
         }
@@ -357,7 +361,6 @@ fn treefiles_that_make_no_tree() {
         assert!(!outcome.text().contains("Internal error"), "{text}: {}", outcome.text());
     }
     compose(&repo, &world.dir.join("nosuch.yaml"), &[]).exits(1).says(&["nosuch.yaml"]);
-    compose(&world.dir.join("norepo"), &file("t.yaml", "ref: a\n"), &[]).exits(1).says(&["norepo"]);
     let refs = run(Command::new("ostree").arg("refs").arg(format!("--repo={}", repo.display())));
     assert!(refs.stdout.is_empty());
     let dir = world.dir.clone();

@@ -21,7 +21,15 @@ fn machine() -> World {
     server.set(BRANCH, &base().v1);
     let pull = format!("--pull-local={}", server.dir().display());
     let karg = format!("--karg={ROOT}");
-    world.sysroot.ok(&["init-sysroot", "--stateroot=debian", &pull, &karg, "--karg=rw", "--karg=console=ttyS0", BRANCH]);
+    world.sysroot.ok(&[
+        "init-sysroot",
+        "--stateroot=debian",
+        &pull,
+        &karg,
+        "--karg=rw",
+        "--karg=console=ttyS0",
+        BRANCH,
+    ]);
     world.publish(&[daemon("kit-own-user", "1.0")]);
     let debian =
         apt_ostree_core::compose::input::host_sources("/".as_ref(), "trixie").expect("sources of this machine");

@@ -119,7 +119,7 @@ fn install_slow(sysroot: &Sysroot, seconds: u32) {
     end_sleep(seconds);
     again.end().exits(0).says(&["Added:\n  kit-slow"]);
     assert_eq!(sysroot.list(0, "packages"), ["kit-slow"]);
-    assert_eq!(sysroot.field(1, "checksum"), base().v1);
+    assert_eq!(sysroot.checksums().last(), Some(&base().v1));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn the_program_is_killed() {
     sysroot.assert_unchanged(&before, "after the program was killed");
     sysroot.ok(&["install", "kit-a"]);
     assert_eq!(sysroot.scratch(), Vec::<String>::new(), "the next transaction clears what is left");
-    sysroot.ok(&["cleanup", "-p"]);
+    sysroot.ok(&["uninstall", "kit-a"]);
     install_slow(sysroot, SECONDS);
     world.done();
 }
@@ -202,11 +202,11 @@ fn two_at_once() {
     for args in [&["install", "kit-a"][..], &["upgrade"], &["cleanup", "-pr"], &["kargs", "--append=x=1"]] {
         sysroot.refuses(args).says(&["Another transaction is at work", "Wait for it to end"]);
     }
-    sysroot.ok(&["status"]).says(&["State: busy"]);
+    // Looking is always possible.
+    sysroot.ok(&["status"]);
     assert!(!processes(&format!("sleep {SECONDS}")).is_empty(), "the first one goes on");
     end_sleep(SECONDS);
     running.end().exits(0);
-    sysroot.ok(&["status"]).says(&["State: idle"]);
     assert_eq!(sysroot.list(0, "packages"), ["kit-slow"]);
     world.done();
 }
@@ -234,7 +234,11 @@ fn a_power_cut_at_any_moment() {
     sysroot.ok(&["install", "kit-a"]);
     let whole = start.elapsed();
     let new = sysroot.checksums();
-    sysroot.ok(&["cleanup", "-p"]);
+    let back = || {
+        sysroot.ok(&["uninstall", "kit-a"]);
+        sysroot.ok(&["cleanup", "-r"]);
+    };
+    back();
     assert_eq!(sysroot.checksums(), old);
     let mut dice = Dice(20_261_123);
     let mut met = [0, 0];
@@ -262,7 +266,7 @@ fn a_power_cut_at_any_moment() {
         assert_eq!(sysroot.checksums(), new, "{context}");
         assert_eq!(world.installed(0, "kit-a").as_deref(), Some("1.0"), "{context}");
         assert_eq!(sysroot.scratch(), Vec::<String>::new(), "{context}");
-        sysroot.ok(&["cleanup", "-p"]);
+        back();
         assert_eq!(sysroot.checksums(), old, "{context}");
     }
     assert!(met[0] > 0, "every kill came too late");

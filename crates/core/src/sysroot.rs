@@ -38,6 +38,20 @@ impl Sysroot {
         Ok(Self { inner, path: path.to_owned(), locked: false })
     }
 
+    /// Makes a sysroot with one stateroot out of a directory, as `ostree admin init-fs` and `stateroot-init` do, and opens
+    /// it locked.
+    pub fn create(path: &Path, stateroot: &str) -> Result<Self> {
+        let inner = ostree::Sysroot::new(Some(&gio::File::for_path(path)));
+        inner.ensure_initialized(gio::Cancellable::NONE).context(|| format!("Initialising {}", path.display()))?;
+        let mut sysroot = Self::open(path)?;
+        sysroot.lock()?;
+        sysroot
+            .inner
+            .init_osname(stateroot, gio::Cancellable::NONE)
+            .context(|| format!("Creating the stateroot {stateroot}"))?;
+        Ok(sysroot)
+    }
+
     /// Takes libostree's lock without waiting; `Busy` when another transaction has it.
     pub fn lock(&mut self) -> Result<()> {
         if !self.inner.try_lock().context(|| "Locking the sysroot")? {

@@ -93,8 +93,11 @@ impl DpkgRun<'_> {
         let mut error = watcher.failure(output.code, &output.reproduce);
         if let Some(failure) = &mut error.script {
             // A package that is unpacked already: its configuration alone shows the failure again.
-            if matches!(failure.script.as_str(), "postinst" | "trigger") {
+            if failure.script == "postinst" {
                 let argv = ["dpkg", "--force-unsafe-io", "--configure", &failure.package];
+                failure.reproduce = sandbox.command_line(&spec, &argv);
+            } else if failure.script == "trigger" {
+                let argv = ["sh", "-c", TRIGGER_AGAIN, "sh", &failure.package];
                 failure.reproduce = sandbox.command_line(&spec, &argv);
             }
         }
@@ -114,6 +117,12 @@ impl DpkgRun<'_> {
         line
     }
 }
+
+/// Runs the triggers of package `$1`. dpkg has forgotten which were pending when their script fails (`trigproc` in its
+/// src/main/trigproc.c), and configuring the package is another call of the script: it is told of all it waits for.
+const TRIGGER_AGAIN: &str = r#"export DPKG_MAINTSCRIPT_PACKAGE="$1" DPKG_MAINTSCRIPT_NAME=postinst
+names=$(sed -n 's/^interest[^ ]* *//p' "$(dpkg-query --control-path "$1" triggers)" | tr '\n' ' ')
+exec "$(dpkg-query --control-path "$1" postinst)" triggered "${names% }""#;
 
 /// Makes the directory of a .deb visible inside, once per directory, and gives the path there.
 fn bind_archive(spec: &mut SandboxSpec, path: &Path) -> Result<String> {
@@ -139,6 +148,10 @@ struct Watcher {
     archives: BTreeMap<String, String>,
     /// Lines since the last package started, so that an error shows that package's own.
     recent: Vec<String>,
+    /// What comes now are triggers, not a configuration.
+    triggers: bool,
+    /// The first error came from triggers.
+    trigger_failed: bool,
     /// `(package, message)` of `status: PACKAGE : error : MESSAGE`.
     errors: Vec<(String, String, Vec<String>)>,
 }
@@ -161,9 +174,11 @@ impl Watcher {
             if verb != "Processing triggers for" {
                 self.done = (self.done + 1).min(self.total);
             }
+            self.triggers = stage == "trigproc";
             self.recent.clear();
             events.progress(self.done, self.total, format!("{verb} {package}"));
         } else if let Some(rest) = line.strip_prefix("status: ") {
+            let known = self.errors.len();
             let mut parts = rest.splitn(3, " : ");
             if let (Some(package), Some("error"), Some(message)) = (parts.next(), parts.next(), parts.next()) {
                 self.errors.push((package.to_owned(), message.to_owned(), self.recent.clone()));
@@ -172,6 +187,7 @@ impl Watcher {
             {
                 self.errors.push((package.to_owned(), message.to_owned(), self.recent.clone()));
             }
+            self.trigger_failed |= known == 0 && !self.errors.is_empty() && self.triggers;
         } else {
             events.emit(Event::Output { line: line.to_owned() });
             if self.recent.len() == KEEP_LINES {
@@ -182,6 +198,7 @@ impl Watcher {
     }
 
     fn failure(self, code: i32, reproduce: &str) -> Error {
+        let trigger_failed = self.trigger_failed;
         let (package, message, output) = match self.errors.into_iter().next() {
             Some((package, message, output)) => {
                 (package, message, if output.is_empty() { self.recent } else { output })
@@ -191,7 +208,7 @@ impl Watcher {
         // A path in the place of the package name: the archive could not be opened, or its preinst failed.
         let file = package.rsplit('/').next().unwrap_or_default();
         let name = self.archives.get(file).map_or(file, String::as_str).to_owned();
-        let script = script_of(&message);
+        let script = script_of(&message).map(|script| if trigger_failed { "trigger" } else { script });
         let status = message.rsplit("exit status ").next().and_then(|s| s.trim().parse().ok());
         let what = match script {
             Some(script) => format!("The {script} script of {name} failed: {message}"),
@@ -245,6 +262,20 @@ mod tests {
         assert_eq!((script.package.as_str(), script.script.as_str(), script.status), ("broken", "postinst", Some(7)));
         assert!(script.output.contains(&"I am the reason".to_owned()), "{script:?}");
         assert_eq!(error.kind, ErrorKind::Script);
+    }
+
+    #[test]
+    fn tells_triggers_from_a_configuration() {
+        let mut watcher = Watcher::default();
+        for line in [
+            "processing: trigproc: broken",
+            "I am the reason",
+            "status: broken : error : installed broken package post-installation script subprocess returned error exit status 2",
+        ] {
+            watcher.line(line, &NullSink);
+        }
+        let script = watcher.failure(1, "bwrap …").script.unwrap();
+        assert_eq!((script.package.as_str(), script.script.as_str(), script.status), ("broken", "trigger", Some(2)));
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn compose_with(
     let version = version_of(compose, treefile, previous.as_ref())?;
     let run =
         Run { compose, treefile, repo, previous: previous.as_ref(), version: version.as_deref(), sources: &sources };
-    let tree = run.assemble(&solution, options, &mut directories, ports)?;
+    let tree = run.assemble(&solution, &mut directories, ports)?;
     let written = run.commit(&tree, &solution, &hash, reference, events)?;
     run.publish(reference, &written)
 }
@@ -212,7 +212,6 @@ impl Run<'_> {
     fn assemble(
         &self,
         solution: &Solution,
-        options: &super::Options,
         directories: &mut Directories,
         ports: &mut Ports<'_>,
     ) -> Result<ComposedTree> {

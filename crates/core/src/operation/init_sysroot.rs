@@ -3,8 +3,6 @@
 
 use std::path::Path;
 
-use ostree::gio;
-
 use super::{InitSysroot, Report};
 use crate::error::{Context, Error, Result};
 use crate::event::EventSink;
@@ -34,14 +32,7 @@ pub fn execute(path: &Path, stateroot: &str, init: &InitSysroot, events: &dyn Ev
 
 fn populate(path: &Path, stateroot: &str, init: &InitSysroot, events: &dyn EventSink) -> Result<Report> {
     std::fs::create_dir_all(path.join("boot"))?;
-    let inner = ostree::Sysroot::new(Some(&gio::File::for_path(path)));
-    inner.ensure_initialized(gio::Cancellable::NONE).context(|| format!("Initialising {}", path.display()))?;
-    let mut sysroot = Sysroot::open(path)?;
-    sysroot.lock()?;
-    sysroot
-        .inner
-        .init_osname(stateroot, gio::Cancellable::NONE)
-        .context(|| format!("Creating the stateroot {stateroot}"))?;
+    let sysroot = Sysroot::create(path, stateroot)?;
     let repo = sysroot.repo();
     repo.set_option("sysroot", "readonly", "true")?;
     if let Some((name, url)) = &init.remote {

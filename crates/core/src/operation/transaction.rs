@@ -321,8 +321,11 @@ impl<'a> Transaction<'a> {
             packages: base.packages.clone(),
         };
         let quirks = Quirks::load(self.machine_etc().map(|etc| etc.join(QUIRKS)).as_deref())?;
-        let policy =
-            vec![format!("quirks {:?}", quirks.rules()), format!("base-upgrades {:?}", task.base_upgrades), format!("recommends {}", config.recommends)];
+        let policy = vec![
+            format!("quirks {:?}", quirks.rules()),
+            format!("base-upgrades {:?}", task.base_upgrades),
+            format!("recommends {}", config.recommends),
+        ];
         Ok((config, Plan::new(&tree, solution, &policy)))
     }
 
@@ -334,6 +337,8 @@ impl<'a> Transaction<'a> {
         base: &Base,
         origin: &Origin,
     ) -> Result<Option<String>> {
+        // What a transaction that was killed, or a failed script, left there. First, as it may be what fills the disk.
+        crate::repo::remove_tree(&self.repo.extension("tmp")?)?;
         super::space::check(self.sysroot.path(), plan, &base.tree)?;
         let mut solution = crate::source::Solution { install: std::mem::take(&mut plan.install), ..Default::default() };
         let events = self.ports.events;
@@ -347,8 +352,6 @@ impl<'a> Transaction<'a> {
         if self.options.download_only {
             return Ok(None);
         }
-        // What a transaction that was killed, or a failed script, left there.
-        crate::repo::remove_tree(&self.repo.extension("tmp")?)?;
         let scratch = self.repo.extension("tmp")?.join("layer");
         let input = LayerInput {
             base_tree: &base.tree,

@@ -64,8 +64,6 @@ impl Repo {
             )
             .context(|| format!("Adding the remote {name}"))?;
         for key in keys {
-            let ids = key_ids(key)?;
-            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             let stream = gio::File::for_path(key);
             let stream = ostree::prelude::FileExt::read(&stream, gio::Cancellable::NONE)
                 .context(|| format!("Reading the key {}", key.display()))?;
@@ -114,34 +112,6 @@ fn openpgp_fingerprints(file: &Path) -> Result<Vec<String>> {
             .hint("Write one with: gpg --export --output FILE KEY"));
     }
     Ok(found)
-}
-
-/// The fingerprints of the keys in a file. libostree can import all keys of a file as well, but only if it is given no
-/// list, which the binding always makes.
-fn key_ids(path: &Path) -> Result<Vec<String>> {
-    let home = tempfile::tempdir().context(|| "Creating a temporary directory")?;
-    let output = std::process::Command::new("gpg")
-        .args(["--batch", "--no-autostart", "--with-colons", "--show-keys"])
-        .arg(path)
-        .env("GNUPGHOME", home.path())
-        .output()
-        .context(|| "Running gpg")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut primary = false;
-    let mut ids = Vec::new();
-    for fields in text.lines().map(|l| l.split(':').collect::<Vec<_>>()) {
-        // A `pub` record, then its `fpr` record; subkeys have records of the latter kind, too.
-        match fields.first() {
-            Some(&"pub") => primary = true,
-            Some(&"fpr") if std::mem::take(&mut primary) => ids.extend(fields.get(9).map(ToString::to_string)),
-            _ => {}
-        }
-    }
-    if ids.is_empty() {
-        return Err(Error::usage(format!("{} has no OpenPGP key", path.display()))
-            .hint(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
-    }
-    Ok(ids)
 }
 
 fn pull_options(reference: &str, flags: u32) -> VariantDict {
