@@ -69,8 +69,7 @@ fn remove_from_machine(world: &World, name: &str) {
     for file in ["passwd", "group", "shadow", "gshadow"] {
         let path = etc.join(file);
         let text = fs::read_to_string(&path).expect("account files");
-        let kept: String =
-            text.lines().filter(|l| !l.starts_with(&format!("{name}:"))).map(|l| format!("{l}\n")).collect();
+        let kept: String = text.split_inclusive('\n').filter(|l| !l.starts_with(&format!("{name}:"))).collect();
         fs::write(&path, kept).expect("own deployment");
     }
 }
