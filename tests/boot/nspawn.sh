@@ -9,11 +9,12 @@
 # TIMEOUT=SECONDS   for all of it, 120 if unset
 #
 # Exit status: that of COMMAND; 124 when the system was not up and done in time, its console is shown then.
-# The sysroot is written to, as by any start: /var, and /etc of the deployment. Needs root; mounts happen in a mount
-# namespace of its own. Not covered: initramfs, boot loader, kernel arguments (see qemu.sh).
+# The sysroot is written to, as by any start: /var, and /etc of the deployment; what COMMAND stages is finalized when the
+# system goes down, and the next call starts it. Needs root; mounts happen in a mount namespace of its own, and the
+# network is a loopback only. Not covered: initramfs, boot loader, kernel arguments (see qemu.sh).
 set -euo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { echo "error: this mounts file systems: run it as root" >&2; exit 1; }
 if [ -z "${APT_OSTREE_NSPAWN:-}" ]; then
   exec env APT_OSTREE_NSPAWN=1 unshare --mount --propagation private -- bash "$0" "$@"
@@ -61,7 +62,7 @@ ExecStopPost=/usr/bin/systemctl --no-block poweroff
 EOT
 
 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout --kill-after=10 "${TIMEOUT:-120}" \
-  systemd-nspawn --boot --quiet --register=no --keep-unit --link-journal=no --directory="$work/root" --machine=boot-test \
+  systemd-nspawn --boot --quiet --register=no --keep-unit --private-network --link-journal=no --directory="$work/root" --machine=boot-test \
   --bind="$work/booted:/run/ostree-booted" --bind="$work/out:/run/host/apt-ostree-out" \
   --bind-ro="$work/in:/run/apt-ostree-test" "${bind[@]}" \
   --bind-ro="$work/run.service:/run/systemd/system/apt-ostree-boot-test.service" \

@@ -9,7 +9,7 @@
 # APT_OSTREE=FILE   the program apt-ostree to try inside, as the image does not have it yet: on a second disk, mounted
 #                   at /run/apt-ostree-test, which comes first in COMMAND's PATH
 # TIMEOUT=SECONDS   for the machine, 300 if unset
-# ACCEL=kvm         where KVM is known to work; emulated if unset (/dev/kvm may be there and not work)
+# ACCEL=kvm         where KVM is known to work; emulated if unset, as /dev/kvm may be there and not work
 # MEMORY=MIB        of the machine, 2048 if unset
 # LOG=FILE          keep the log of the serial line there; otherwise it is kept only on failure, and the path is named
 #

@@ -9,7 +9,7 @@ use apt_ostree_testkit::run;
 use apt_ostree_testkit::sysroot::Outcome;
 
 use crate::bases::{BRANCH, PROGRAM, TREE, base, daemon};
-use crate::world::World;
+use crate::world::{World, small};
 
 /// Of the root file system; the script gives it to the disk that it makes.
 const ROOT: &str = "root=UUID=5e2b6f0e-3a51-4d3c-9a40-0d8c1f1f7a6b";
@@ -54,14 +54,19 @@ fn host_keys(world: &World) -> Vec<String> {
     names.filter(|n| n.starts_with("ssh_host_") && n.ends_with("_key")).collect()
 }
 
-/// Starts the machine with a script of `tests/boot`; what the checks said.
+/// Starts the system with a script of `tests/boot`; what a command inside said.
+fn inside(world: &World, script: &str, what: &str) -> Outcome {
+    let mut command = Command::new(format!("{TREE}/tests/boot/{script}"));
+    command.arg(world.sysroot.dir()).arg(what).env("APT_OSTREE", PROGRAM);
+    let output = command.output().expect("the script starts");
+    Outcome::new(&command, &output)
+}
+
+/// Starts the system and lets it check itself.
 fn start(world: &World, script: &str) -> Outcome {
     let checks = fs::read_to_string(format!("{TREE}/tests/boot/checks.sh")).expect("the checks");
-    let mut command = Command::new(format!("{TREE}/tests/boot/{script}"));
-    command.arg(world.sysroot.dir()).env("APT_OSTREE", PROGRAM);
-    command.arg(format!("LAYERED=htop USERS='sshd messagebus kit-daemon kit-own-user owner'\n{checks}"));
-    let output = command.output().expect("the script starts");
-    Outcome::new(&command, &output).never_says(&["FAIL"]).exits(0).says(&[
+    let what = format!("LAYERED=htop USERS='sshd messagebus kit-daemon kit-own-user owner'\n{checks}");
+    inside(world, script, &what).exits(0).never_says(&["FAIL"]).says(&[
         "ok multi-user",
         "ok no-failed-unit",
         "ok ostree-admin-status",
@@ -92,12 +97,19 @@ fn a_layered_system_starts_as_a_machine() {
 }
 
 #[test]
-fn a_layered_system_starts_in_a_container_and_starts_again() {
+fn a_layered_system_starts_in_a_container_and_into_what_was_staged_there() {
     let world = machine();
     start(&world, "nspawn.sh");
     let keys = host_keys(&world);
     assert_eq!(keys.len(), 3, "{keys:?}");
     let key = world.read(0, "etc/ssh/ssh_host_ed25519_key.pub");
+    // What is layered from inside is staged, finalized on the way down, and there when the system comes up again.
+    let deb = world.local(&small("kit-inside", "1.0"));
+    let var = world.sysroot.dir().join("ostree/deploy/debian/var");
+    fs::copy(&deb, var.join("kit-inside.deb")).expect("a package");
+    let install = "test -z \"$(command -v kit-inside)\" && apt-ostree install --cache-only /var/kit-inside.deb";
+    inside(&world, "nspawn.sh", install).exits(0).says(&["Added:\n  kit-inside-1.0", "systemctl reboot"]);
+    inside(&world, "nspawn.sh", "kit-inside").exits(0).says(&["kit-inside 1.0\n"]);
     start(&world, "nspawn.sh");
     assert_eq!(world.read(0, "etc/ssh/ssh_host_ed25519_key.pub"), key);
     world.done();
