@@ -61,7 +61,9 @@ pub(crate) fn main() -> ExitCode {
 
 /// Keeps stdout for the protocol; what libraries and child processes write to theirs goes to stderr.
 fn take_stdout() -> Result<File> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    // A program that is killed takes its worker along: nobody would hear of the outcome. Not SIGTERM, which a library may
+    // have taken for itself; what stays is scratch space, and the next transaction empties it.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let pipe = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
     rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
     Ok(File::from(pipe))

@@ -224,6 +224,8 @@ impl Run<'_> {
         let shims = shims(solution, &tmp.join("runtime"))?;
         let previous = self.previous.map(|p| p.checksum.as_str());
         let seed = accounts::seed(treefile, repo, previous)?;
+        // Post-processing has not those that need a mount point: nothing removes it from the finished tree.
+        let programs: Vec<Bind> = shims.iter().filter(|bind| bind.target == RUNTIME_DIR).cloned().collect();
         let bootstrap = bootstrap::BootstrapOptions { workdir: &tmp, binds: &shims, accounts: &seed };
         let installed = bootstrap::run(&root, &solution.install, treefile, ports.sandbox, events, bootstrap);
         if installed.as_ref().is_err_and(|error| error.script.is_some()) {
@@ -243,7 +245,7 @@ impl Run<'_> {
             cachedir: Some(&directories.cache),
             version: self.version,
             sources: self.sources,
-            binds: &shims,
+            binds: &programs,
             beside_initramfs: Some(&write_ahead),
             container: false,
             strict_var: self.compose.strict_var,
