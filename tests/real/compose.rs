@@ -55,7 +55,7 @@ fn dpkg_agrees_with_the_commit() {
     let admindir = root.join("usr/lib/sysimage/dpkg");
     let audit = run(Command::new("dpkg").arg(format!("--admindir={}", admindir.display())).arg("--audit"));
     assert_eq!(String::from_utf8_lossy(&audit.stdout), "");
-    let ours: Vec<String> =
+    let mut ours: Vec<String> =
         world.sysroot.ok(&["db", "list", &base().v2]).stdout.lines().skip(1).map(|l| l.trim().to_owned()).collect();
     let mut theirs: Vec<String> = dpkg_list(&admindir)
         .iter()
@@ -65,9 +65,8 @@ fn dpkg_agrees_with_the_commit() {
         })
         .collect();
     theirs.sort();
-    let mut sorted = ours;
-    sorted.sort();
-    assert_eq!(sorted, theirs);
+    ours.sort();
+    assert_eq!(ours, theirs);
     assert_eq!(world.read(0, "usr/lib/sysimage/dpkg/arch").lines().collect::<Vec<_>>(), ["amd64", FOREIGN]);
     // Files of packages have the digest that the package says (changed conffiles apart).
     let verify = Command::new("dpkg")
@@ -86,9 +85,9 @@ fn dpkg_agrees_with_the_commit() {
 }
 
 /// Writes treefiles and composes them into a repository of their own, without the network.
-struct Bench(PathBuf);
+struct Bench<'a>(&'a Path);
 
-impl Bench {
+impl Bench<'_> {
     fn tree(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).expect("own directory");
@@ -105,7 +104,7 @@ impl Bench {
 #[test]
 fn bad_treefiles() {
     let world = World::empty();
-    let bench = Bench(world.dir);
+    let bench = Bench(&world.dir);
     let refuses = |name: &str, text: &str, says: &[&str]| {
         let outcome = bench.compose(&bench.tree(name, text), &["--cache-only"]).exits(1).says(says);
         assert!(outcome.stderr.contains("error: "), "{}", outcome.text());
@@ -128,7 +127,7 @@ fn bad_treefiles() {
 #[test]
 fn what_cannot_be_composed() {
     let world = World::empty();
-    let bench = Bench(world.dir);
+    let bench = Bench(&world.dir);
     let with = |name: &str, more: &str| {
         let include = base().treefile(2);
         bench.tree(name, &format!("include: {}\n{more}", include.display()))
@@ -140,9 +139,9 @@ fn what_cannot_be_composed() {
         .says(&["Packages not found: openssh-servr", "openssh-server"]);
     bench.compose(&with("conflict.yaml", "packages: [kit-base=1.0]\n"), &options).exits(1).says(&["kit-base"]);
     bench
-        .compose(&with("excluded.yaml", "packages: [less]\nexclude-packages: [libtinfo6]\n"), &options)
+        .compose(&with("excluded.yaml", "exclude-packages: [openssh-sftp-server]\n"), &options)
         .exits(1)
-        .says(&["libtinfo6"]);
+        .says(&["openssh-server : Depends: openssh-sftp-server"]);
     // The list and the size, and nothing else.
     let shown = bench.compose(&with("dry.yaml", ""), &["--cache-only", "--dry-run"]).exits(0);
     shown.says(&["  kit-new-1.0.amd64", "  systemd-", "Exiting because of '--dry-run' option"]);
@@ -150,7 +149,4 @@ fn what_cannot_be_composed() {
     let printed = bench.compose(&with("print.yaml", "packages: [less]\n"), &["--print-only"]).exits(0).stdout;
     let again = bench.compose(&bench.tree("again.yaml", &printed), &["--print-only"]).exits(0).stdout;
     assert_eq!(again, printed);
-    // A failing script of the treefile: which one, and what it said.
-    let script = with("script.yaml", "packages: []\npostprocess: [\"#!/bin/sh\\necho I am the reason >&2; exit 3\"]\n");
-    let _ = script;
 }

@@ -220,8 +220,8 @@ fn what_packages_do() {
             ),
         Deb::new("kit-trigger", "1.0").file("/usr/share/kit-watched/x", 0o644, "x\n").depends("kit-many"),
         Deb::new("kit-divert", "1.0")
-            .file("/usr/bin/kit-base", 0o755, "diverted\n")
-            .script("preinst", "#!/bin/sh\nset -e\n[ \"$1\" != install ] || dpkg-divert --package kit-divert --add --rename --divert /usr/bin/kit-base.real /usr/bin/kit-base\n"),
+            .file("/usr/bin/less", 0o755, "diverted\n")
+            .script("preinst", "#!/bin/sh\nset -e\n[ \"$1\" != install ] || dpkg-divert --package kit-divert --add --rename --divert /usr/bin/less.real /usr/bin/less\n"),
     ]);
     let sysroot = &world.sysroot;
     sysroot.ok(&["install", "kit-trigger", "kit-divert"]);
@@ -244,8 +244,11 @@ fn what_packages_do() {
         std::path::Path::new("/usr/bin/kit-many")
     );
     assert!(world.read(0, "usr/share/kit-triggered").contains("/usr/share/kit-watched"));
-    assert_eq!(world.read(0, "usr/bin/kit-base"), "diverted\n");
-    assert_eq!(world.read(0, "usr/bin/kit-base.real"), "#!/bin/sh\necho 1.0\n");
+    assert_eq!(world.read(0, "usr/bin/less"), "diverted\n");
+    assert_eq!(
+        fs::read(root.join("usr/bin/less.real")).expect("the diverted file"),
+        fs::read(sysroot.deployment(1).join("usr/bin/less")).expect("less is in the base")
+    );
     assert!(root.join("opt/kit/bin/tool").exists() || root.join("usr/lib/opt/kit/bin/tool").exists());
     // /var is made at boot, from what the image says.
     let out = world.dir.join("booted");
@@ -256,6 +259,18 @@ fn what_packages_do() {
     assert_eq!(var("var/spool/kit-many").mode() & 0o7777, 0o1777);
     assert!(var("var/cache/kit-many").is_dir());
     assert!(out.join("var/lib/dpkg/status").exists());
+    world.done();
+}
+
+/// dpkg forgets a package that has lost every file to others; so does everything that is told of the tree.
+#[test]
+fn a_package_may_disappear() {
+    let mut world = World::new();
+    world.publish(&[small("kit-base-next", "1.0").file("/usr/bin/kit-base", 0o755, "next\n").replaces("kit-base")]);
+    world.sysroot.ok(&["install", "kit-base-next"]).says(&["Removed:\n  kit-base-1.0.amd64"]);
+    assert_eq!(world.installed(0, "kit-base"), None);
+    world.sysroot.ok(&["db", "list", &world.sysroot.field(0, "checksum")]).never_says(&[" kit-base-1.0"]);
+    world.sysroot.unchanged(0, &["upgrade"]).says(&["No upgrade available."]);
     world.done();
 }
 

@@ -53,6 +53,9 @@ fn status_agrees_with_ostree() {
     sysroot.ok(&["status", "-v"]).says(&["(index: 1)", "StateRoot: debian", "Staged: no"]);
     let filtered = sysroot.ok(&["status", "-J", "$.deployments[0].requested-packages"]).json();
     assert_eq!(filtered, serde_json::json!([["kit-a"]]));
+    let deep = sysroot.ok(&["status", "-J", "$..base-checksum"]).json();
+    assert_eq!(deep[0], base().v1.as_str());
+    assert_eq!(sysroot.ok(&["status", "-J", "$.deployments[0]['base-version']"]).json(), serde_json::json!(["13"]));
     // Nothing is booted from a directory: the first deployment waits for a boot.
     sysroot.run(&["status", "--pending-exit-77"]).exits(77);
     sysroot.refuses(&["status", "--json", "--jsonpath", "$"]);

@@ -178,12 +178,14 @@ fn a_commit_as_the_origin_stays() {
     world.publish(&[small("kit-a", "1.0")]);
     let sysroot = &world.sysroot;
     server.set(BRANCH, &base().v2);
+    // A commit as the origin has to be here: nothing says where to get it from.
+    sysroot.refuses(&["rebase", &base().v2]).says(&[&base().v2, "not found"]);
     sysroot.ok(&["rebase", &base().v1]);
     assert_eq!(sysroot.field(0, "origin"), base().v1);
     sysroot.unchanged(0, &["upgrade"]).says(&["Pinned to commit; no upgrade available"]);
     sysroot.ok(&["install", "kit-a"]);
     assert_eq!(sysroot.field(0, "base-checksum"), base().v1);
-    sysroot.ok(&["rebase", &base().v2]);
+    sysroot.ok(&["rebase", &format!("kit:{BRANCH}")]);
     sysroot.ok(&[
         "rebase",
         &base().v1,

@@ -57,7 +57,9 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
     }
     not_available(args.advisories, "--advisories", "security advisories are not recorded")?;
     let path = match &args.jsonpath {
-        Some(text) => Some(JsonPath::parse(text).map_err(|e| Error::usage(format!("Invalid JSONPath '{text}': {e}")))?),
+        Some(text) => Some(
+            JsonPath::parse(&quote_names(text)).map_err(|e| Error::usage(format!("Invalid JSONPath '{text}': {e}")))?,
+        ),
         None => None,
     };
     let sysroot = Sysroot::open(&app.sysroot()?)?;
@@ -77,6 +79,30 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
         app.terminal.print(&text.status(&status, args.booted));
     }
     Ok(if args.pending_exit_77 && pending { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
+}
+
+/// `.requested-packages` as `['requested-packages']`: RFC 9535 has no dashes in the short form, but the keys of this document
+/// do, and the parser of rpm-ostree takes them.
+fn quote_names(path: &str) -> String {
+    let (mut text, mut rest) = (String::new(), path);
+    let mut quote = None;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        if quote == Some(c) {
+            quote = None;
+        } else if quote.is_none() && matches!(c, '\'' | '"') {
+            quote = Some(c);
+        }
+        let length = rest.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-')).unwrap_or(rest.len());
+        let (name, after) = rest.split_at(length);
+        if c == '.' && quote.is_none() && name.contains('-') {
+            text += &format!("{}['{name}']", if text.ends_with('.') { "." } else { "" });
+            rest = after;
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// What the next boot changes; empty when nothing is booted or pending, or a package list is missing.

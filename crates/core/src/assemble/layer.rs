@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::event::{Event, EventSink, EventSinkExt};
 use crate::model::accounts::IdLock;
 use crate::model::layout;
-use crate::model::package::PackageId;
+use crate::model::package::{self, PackageId};
 use crate::plan::{self, Plan};
 use crate::repo::Repo;
 use crate::repo::commit::CommitSpec;
@@ -55,8 +55,8 @@ pub fn assemble(
     tree.install(input, sandbox, events).map_err(|error| reproducible(error, &overlay, scratch))?;
     events.task("Classifying changes", || tree.classify(input, &overlay, events))?;
     let kernel = single_kernel(&tree.root)?;
+    let packages = installed(&tree.root)?;
     overlay.unmount()?;
-    let packages = input.plan.resulting_packages(input.base_packages);
     let active = active_requests(input);
     let version = input.base.version.as_deref();
     let meta = metadata::layered_metadata(input.plan, &packages, &active, version, Some(&kernel));
@@ -232,6 +232,13 @@ fn refuse_kernel(plan: &Plan) -> Result<()> {
         .hint("Kernels come with the base image: upgrade or rebase it.")),
         None => Ok(()),
     }
+}
+
+/// What dpkg says is installed now. Not what was planned: a package that lost all its files to others disappears.
+fn installed(root: &Path) -> Result<Vec<PackageId>> {
+    let status = root.join(layout::DPKG_ADMINDIR).join("status");
+    let text = fs::read_to_string(&status).context(|| format!("Reading {}", status.display()))?;
+    Ok(package::installed_from_status(&text))
 }
 
 /// apt's mark of what only came as a dependency (`Auto-Installed: 1`, as apt-get install writes it).
