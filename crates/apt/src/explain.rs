@@ -38,6 +38,9 @@ pub(crate) fn broken(cache: &Cache, native: &str, first: &BTreeSet<String>) -> V
             describe(cache, native, &version, &unmet, &mut lines, &mut next);
         }
     }
+    // Where everything is new, as in a compose, everything is broken with the one package that cannot be had: that one
+    // is the reason.
+    lines.sort_by_key(|line| !line.contains("is not installable"));
     lines.truncate(MAX_LINES);
     lines
 }

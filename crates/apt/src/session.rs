@@ -120,6 +120,8 @@ fn write_changed(path: &Path, text: &str) -> Result<()> {
 fn preferences(config: &SourceConfig, exclude: &[String]) -> Result<String> {
     let mut text = String::new();
     for name in exclude {
+        // Without an architecture apt means the native one only, and would take the package of another instead.
+        let name = if name.contains(':') { name.clone() } else { format!("{name}:any") };
         text.push_str(&format!("Package: {name}\nPin: release *\nPin-Priority: -1\n\n"));
     }
     for path in &config.preferences {
