@@ -106,8 +106,8 @@ fn alternative<'a>(cache: &'a Cache, native: &str, dep: &BaseDep<'_>, next: &mut
         if !names.is_empty() {
             text.push_str(&format!(" provided by {}", names.join(", ")));
         }
-    } else if target.has_provides() {
-        // As apt: of a virtual package nothing can be said here.
+    } else if target.has_provides() && !(target.has_versions() && target.candidate().is_none()) {
+        // As apt: of a virtual package nothing can be said here. One that exists and is pinned away is another matter.
         next.extend(target.provides().map(|p| p.package()).take(2));
     } else if target.candidate().is_none() {
         text.push_str(" but it is not installable");
