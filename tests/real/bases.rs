@@ -1,8 +1,9 @@
 //! The composed commits that every test starts from.
 //!
 //! In `$APT_OSTREE_CACHE/test/`: `cache/` (packages and indexes that composing fetched, kept for ever); in `runs/TREE/` per
-//! source tree: `base/` (the composed commits; made anew when the program, an example or this file is another one), `work/`
-//! (one directory per test, emptied by the next run), `lock`.
+//! source tree: `base/` (the composed commits; made anew when the program, an example or this file is another one, unless
+//! `APT_OSTREE_KEEP_BASES` is set while working on something that composes nothing), `work/` (one directory per test,
+//! emptied by the next run), `lock`.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -98,7 +99,8 @@ pub(crate) fn base() -> &'static Base {
         let dir = directory().join("base");
         let key = key();
         let stamp = dir.join("stamp");
-        if fs::read_to_string(&stamp).ok().as_deref() != Some(key.as_str()) {
+        let kept = std::env::var_os("APT_OSTREE_KEEP_BASES").is_some() && stamp.exists();
+        if !kept && fs::read_to_string(&stamp).ok().as_deref() != Some(key.as_str()) {
             wipe(&dir);
             let _one = lock(&shared().join("cache.lock"));
             compose_bases(&dir);
