@@ -137,6 +137,8 @@ fn scripts_that_fail() {
             outcome.says(&[reason, "Last lines of output:", "note: no deployment was made", "The full log is"]);
         assert!(!sysroot.scratch().is_empty(), "{package}: nothing to run it again with");
         assert_eq!(sysroot.mounts(), Vec::<String>::new());
+        // A mistyped command in between does not take it away.
+        sysroot.refuses(&["install", "kit-nosuch"]);
         for _ in 0..2 {
             let again = run_again(&outcome);
             assert!(again.code != Some(0), "{package}: {}", again.text());
@@ -174,7 +176,7 @@ fn packages_that_dpkg_refuses() {
     let whole = fs::read(world.archive.debs("stable", "kit-a").first().expect("a package")).expect("own archive");
     sysroot.refuses(&["install", &file("empty.deb", b"")]).says(&["empty.deb is not a Debian package"]);
     sysroot.refuses(&["install", &file("text.deb", b"!<arch>\nno")]).says(&["text.deb is not a Debian package"]);
-    sysroot.refuses(&["install", &file("cut.deb", &whole[..whole.len() - 40])]).says(&["Invalid archive"]);
+    sysroot.refuses(&["install", &file("cut.deb", &whole[..whole.len() - 40])]).says(&["cut.deb is damaged"]);
     sysroot.refuses(&["install", &world.dir.join("missing.deb").to_string_lossy()]).says(&["missing.deb"]);
     let folder = world.dir.join("folder.deb");
     fs::create_dir(&folder).expect("own directory");

@@ -1,4 +1,3 @@
-#![allow(dead_code)]
 //! The real tier: the program on real sysroots, with real Debian packages and a signed archive of small ones.
 //!
 //! Runs as root where `scripts/devroot run` puts it. Two versions of a minimal Debian base are composed once per build

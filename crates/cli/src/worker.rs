@@ -43,9 +43,10 @@ enum Message {
 /// Runs the request to its end.
 pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Report> {
     let document = serde_json::to_vec(request).context(|| "Writing the request")?;
-    let outcome = run_command(command()?, &document, terminal);
-    // A worker that was killed leaves its scratch space; after a failed script that is where it can be run again.
-    if outcome.as_ref().is_err_and(|error| error.script.is_none()) {
+    let (outcome, answered) = run_command(command()?, &document, terminal);
+    // A worker that was killed leaves its scratch space. One that answered has cleaned up, but for the tree of a failed
+    // script, where it can be run again: a mistyped command must not take that away.
+    if !answered {
         // The outcome is the news, and the next transaction empties it as well.
         let _ = match &request.verb {
             Verb::ComposeTree(compose) => compose.repo.as_deref().map_or(Ok(()), interruption::clean_repo),
@@ -55,23 +56,31 @@ pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Report> {
     outcome
 }
 
-/// Runs a program that speaks the worker's protocol.
-fn run_command(command: Command, document: &[u8], terminal: &Terminal) -> Result<Report> {
+/// Runs a program that speaks the worker's protocol. Also says whether it answered: false when it was killed or died.
+fn run_command(command: Command, document: &[u8], terminal: &Terminal) -> (Result<Report>, bool) {
     let (sender, messages) = channel();
     // Before the worker is there, so that no signal is missed.
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context(|| "Catching signals")?;
+    let mut signals = match Signals::new([SIGINT, SIGTERM]).context(|| "Catching signals") {
+        Ok(signals) => signals,
+        Err(e) => return (Err(e), true),
+    };
     let handle = signals.handle();
     let from_signals = sender.clone();
     std::thread::spawn(move || signals.forever().all(|signal| from_signals.send(Message::Signal(signal)).is_ok()));
-    let outcome = spawn(command, document).and_then(|(child, stdout)| {
+    let answer = spawn(command, document).map(|(child, stdout)| {
         read_lines(stdout, sender);
         Worker { child, cancelled_at: None }.wait(&messages, terminal)
     });
     handle.close();
+    let (outcome, answered) = match answer {
+        Ok(Ok(answer)) => (answer, true),
+        Ok(Err(died)) => (Err(died), false),
+        Err(e) => (Err(e), true),
+    };
     if outcome.is_err() {
         terminal.drop_tasks();
     }
-    outcome
+    (outcome, answered)
 }
 
 /// This program as a worker.
@@ -121,7 +130,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn wait(mut self, messages: &Receiver<Message>, terminal: &Terminal) -> Result<Report> {
+    /// The worker's answer, or the error that it ended without one.
+    fn wait(mut self, messages: &Receiver<Message>, terminal: &Terminal) -> Result<Result<Report>> {
         let mut answer = None;
         loop {
             let message = match self.cancelled_at {
@@ -150,7 +160,7 @@ impl Worker {
             self.signal(Signal::KILL);
         }
         match answer {
-            Some(answer) => answer,
+            Some(answer) => Ok(answer),
             None if self.cancelled_at.is_some() => Err(Error::new(ErrorKind::Cancelled, "Transaction cancelled")),
             None => Err(died(status)),
         }
@@ -200,7 +210,7 @@ mod tests {
         let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut command = Command::new("sh");
         command.args(["-c", text]);
-        run_command(command, b"{}", &Terminal::from_environment().without_progress())
+        run_command(command, b"{}", &Terminal::from_environment().without_progress()).0
     }
 
     #[test]

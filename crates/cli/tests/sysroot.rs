@@ -507,7 +507,7 @@ fn kernel_arguments_are_read_without_a_worker() {
     for args in [&["kargs"][..], &["kargs", "--deploy-index=1"], &["kargs", "--os=debian"]] {
         assert_eq!(fixture.out(args), "quiet root=LABEL=x\n", "{args:?}");
     }
-    assert_eq!(fixture.json(&["kargs", "--json"]), json!({"kargs": "quiet root=LABEL=x"}));
+    assert_eq!(fixture.json(&["kargs", "--json"]), json!({"kargs": "quiet root=LABEL=x", "image-kargs": []}));
     assert_eq!(fixture.run(&["kargs", "--deploy-index=2"]).status.code(), Some(1));
     assert_eq!(fixture.run(&["kargs", "--stateroot=other"]).status.code(), Some(1));
     let edit = |editor: &str, more: &[&str]| {
@@ -527,6 +527,63 @@ fn kernel_arguments_are_read_without_a_worker() {
     let stolen = edit("echo ostree=/x >>", &[]);
     assert!(String::from_utf8_lossy(&stolen.stderr).contains("managed by OSTree"), "{stolen:?}");
     assert_eq!(fixture.json(&["status", "--json"])["deployments"][1]["checksum"], first);
+}
+
+#[test]
+fn the_image_brings_kernel_arguments_and_takes_its_own_away() {
+    let fixture = Fixture::new(&["--no-gpg-verify"]);
+    let kargs_d = Path::new(&fixture.path("tree")).join("usr/lib/bootc/kargs.d");
+    std::fs::create_dir_all(&kargs_d).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(kargs_d.join(name), text).unwrap();
+    write("20-late.toml", "kargs = [\"late\"]\n");
+    write("10-first.toml", "kargs = [\"quiet\", \"console=ttyS0\"]\n");
+    write("30-other.toml", "kargs = [\"never\"]\nmatch-architectures = [\"s390x\"]\n");
+    write("README", "not a file of arguments");
+    fixture.commit("13.1", 1_700_000_000, BASE_1, &[]);
+    let sysroot = fixture.path("machine");
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_apt-ostree"))
+            .arg(format!("--sysroot={sysroot}"))
+            .args(args)
+            .env("OSTREE_SYSROOT_DEBUG", "mutable-deployments")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // What libostree wrote for the boot loader, the newest entry.
+    let entry = || {
+        let dir = Path::new(&sysroot).join("boot/loader/entries");
+        let newest = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).max().unwrap();
+        let text = std::fs::read_to_string(newest).unwrap();
+        let options = text.lines().find_map(|l| l.strip_prefix("options ")).unwrap().to_owned();
+        options.split(' ').filter(|w| !w.starts_with("ostree=")).collect::<Vec<_>>().join(" ")
+    };
+    run(&["init-sysroot", &format!("--pull-local={}", fixture.path("server")), "--karg=root=1", REF]);
+    assert_eq!(entry(), "root=1 quiet console=ttyS0 late");
+    let verbose = run(&["kargs", "-v"]);
+    assert!(verbose.contains("root=1         machine\n"), "{verbose}");
+    assert!(verbose.contains("console=ttyS0  image (10-first.toml)\n"), "{verbose}");
+    run(&["kargs", "--delete=quiet", "--append=mine"]);
+
+    std::fs::remove_file(kargs_d.join("20-late.toml")).unwrap();
+    write("10-first.toml", "kargs = [\"quiet\", \"console=ttyS1\"]\n");
+    let second = fixture.commit("13.2", 1_700_100_000, BASE_2, &[]);
+    sh("ostree", &["pull-local", "--repo", &format!("{sysroot}/ostree/repo"), &fixture.path("server"), REF]);
+    run(&["upgrade"]);
+    assert!(run(&["status"]).contains(&second));
+    assert_eq!(entry(), "root=1 mine console=ttyS1", "deleted by hand stays away, the machine's own stays");
+
+    write("10-first.toml", "kargs = \"quiet\"\n");
+    fixture.commit("13.3", 1_700_200_000, BASE_2, &[]);
+    sh("ostree", &["pull-local", "--repo", &format!("{sysroot}/ostree/repo"), &fixture.path("server"), REF]);
+    let refused = Command::new(env!("CARGO_BIN_EXE_apt-ostree"))
+        .args([&format!("--sysroot={sysroot}"), "upgrade"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("/usr/lib/bootc/kargs.d/10-first.toml"), "{text}");
+    assert_eq!(entry(), "root=1 mine console=ttyS1");
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod deb822;
 pub mod diff;
 pub mod glob;
+pub mod image_kargs;
 pub mod layout;
 pub mod origin;
 pub mod package;

@@ -31,6 +31,7 @@ use ostree::gio;
 use ostree::prelude::*;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::image_kargs::{self, ImageKarg};
 use crate::model::package::{self, PackageId};
 
 const EXTENSION: &str = "extensions/apt-ostree";
@@ -123,16 +124,51 @@ impl Repo {
             .context(|| format!("Reading /{path} of commit {commit}"))
     }
 
+    /// The kernel arguments that the image brings, in the order of its files. A commit that is not there brings none.
+    pub fn image_kargs(&self, commit: &str) -> Result<Vec<ImageKarg>> {
+        if !self.has_commit(commit)? {
+            return Ok(Vec::new());
+        }
+        let names = self.names(commit, image_kargs::DIRECTORY)?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let arch = self.packages(commit)?.into_iter().find(|p| p.name == "dpkg").map(|p| p.arch).unwrap_or_default();
+        let mut list = Vec::new();
+        for name in names.iter().filter(|n| n.ends_with(".toml")) {
+            let text = self.read_text(commit, &format!("{}/{name}", image_kargs::DIRECTORY))?.unwrap_or_default();
+            list.extend(image_kargs::parse(name, &text, &arch)?);
+        }
+        Ok(list)
+    }
+
+    /// The names in a directory of a commit, sorted; none where there is no such directory.
+    fn names(&self, commit: &str, path: &str) -> Result<Vec<String>> {
+        let (root, _) = self.inner.read_commit(commit, gio::Cancellable::NONE)?;
+        let flags = gio::FileQueryInfoFlags::NOFOLLOW_SYMLINKS;
+        let Ok(directory) = root.resolve_relative_path(path).downcast::<ostree::RepoFile>() else {
+            return Ok(Vec::new());
+        };
+        if !resolves(&directory)? {
+            return Ok(Vec::new());
+        }
+        let children = directory
+            .enumerate_children("standard::name", flags, gio::Cancellable::NONE)
+            .context(|| format!("Listing /{path} of commit {commit}"))?;
+        let mut names = Vec::new();
+        while let Some(info) = children.next_file(gio::Cancellable::NONE)? {
+            names.push(info.name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
     /// By the object: reading through [`ostree::RepoFile`] makes GIO complain on stderr for `archive` repositories.
     fn read_file(&self, commit: &str, path: &str) -> Result<Option<Vec<u8>>> {
         let (root, _) = self.inner.read_commit(commit, gio::Cancellable::NONE)?;
         let Ok(file) = root.resolve_relative_path(path).downcast::<ostree::RepoFile>() else { return Ok(None) };
-        match file.ensure_resolved() {
-            Ok(()) => {}
-            Err(e) if e.matches(gio::IOErrorEnum::NotFound) || e.matches(gio::IOErrorEnum::NotDirectory) => {
-                return Ok(None);
-            }
-            Err(e) => return Err(e.into()),
+        if !resolves(&file)? {
+            return Ok(None);
         }
         let (stream, ..) = self.inner.load_file(&file.checksum(), gio::Cancellable::NONE)?;
         let Some(stream) = stream else { return Ok(None) };
@@ -268,6 +304,15 @@ impl Repo {
     pub fn sync(&self) -> Result<()> {
         let directory = std::fs::File::open(&self.path)?;
         rustix::fs::syncfs(&directory).context(|| format!("Flushing {}", self.path.display()))
+    }
+}
+
+/// Whether a path of a commit is there.
+fn resolves(file: &ostree::RepoFile) -> Result<bool> {
+    match file.ensure_resolved() {
+        Ok(()) => Ok(true),
+        Err(e) if e.matches(gio::IOErrorEnum::NotFound) || e.matches(gio::IOErrorEnum::NotDirectory) => Ok(false),
+        Err(e) => Err(e.into()),
     }
 }
 

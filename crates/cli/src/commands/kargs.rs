@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use apt_ostree_core::model::image_kargs::ImageKarg;
 use apt_ostree_core::operation::{KargsChange, Options, Verb};
 use apt_ostree_core::sysroot::{Sysroot, without_ostree_karg};
 use apt_ostree_core::{Context, Error, Result};
@@ -54,6 +55,9 @@ pub(crate) struct KargsArgs {
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
+    /// Print one argument a line, and whether the image or the machine brings it
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 impl KargsArgs {
@@ -92,15 +96,36 @@ fn refuse_ostree(word: &str) -> Result<(), Failure> {
     Err(Error::usage(format!("The argument '{word}' is managed by OSTree and cannot be changed")).into())
 }
 
-/// The kernel arguments of a deployment; without an index, of the one that boots next (of that stateroot).
-fn command_line(sysroot: &Path, args: &KargsArgs) -> Result<String> {
+/// The kernel arguments of a deployment, and those of them that its image brings; without an index, of the one that boots
+/// next (of that stateroot).
+fn command_line(sysroot: &Path, args: &KargsArgs) -> Result<(String, Vec<ImageKarg>)> {
     let sysroot = Sysroot::open(sysroot)?;
     let deployment = match (args.deploy_index, &args.stateroot.stateroot) {
         (Some(index), _) => sysroot.deployment_at(index)?,
         (None, Some(stateroot)) => sysroot.pending(stateroot)?,
         (None, None) => sysroot.deployment_at(0)?,
     };
-    Ok(deployment.kernel_command_line())
+    let line = deployment.kernel_command_line();
+    let mut image = sysroot.repo().image_kargs(&deployment.checksum())?;
+    image.retain(|i| line.split_ascii_whitespace().any(|word| word == i.karg));
+    Ok((line, image))
+}
+
+fn show(app: &App, args: &KargsArgs, line: &str, image: &[ImageKarg]) {
+    if args.json {
+        let image: Vec<_> = image.iter().map(|i| (&i.karg, &i.file)).collect();
+        app.print_json(&json!({ "kargs": line, "image-kargs": image }));
+    } else if args.verbose {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let width = words.iter().map(|w| w.len()).max().unwrap_or(0);
+        for word in words {
+            let file = image.iter().find(|i| i.karg == word);
+            let source = file.map_or_else(|| "machine".to_owned(), |i| format!("image ({})", i.file));
+            app.terminal.line(&format!("{word:<width$}  {source}"));
+        }
+    } else {
+        app.terminal.line(line);
+    }
 }
 
 pub(crate) fn run(app: &App, args: KargsArgs) -> Result<ExitCode, Failure> {
@@ -113,18 +138,14 @@ pub(crate) fn run(app: &App, args: KargsArgs) -> Result<ExitCode, Failure> {
         ..KargsChange::default()
     };
     if !changes {
-        let line = if args.import_proc_cmdline {
+        let (line, image) = if args.import_proc_cmdline {
             let line = std::fs::read_to_string("/proc/cmdline").context(|| "Reading /proc/cmdline")?;
-            without_ostree_karg(&line)
+            (without_ostree_karg(&line), Vec::new())
         } else {
             command_line(&sysroot, &args)?
         };
         if !args.editor {
-            if args.json {
-                app.print_json(&json!({ "kargs": line }));
-            } else {
-                app.terminal.line(&line);
-            }
+            show(app, &args, &line, &image);
             return Ok(ExitCode::SUCCESS);
         }
         app.require_root()?;

@@ -36,8 +36,8 @@ pub struct LayerInput<'a> {
     /// Requests as the origin has them; the active ones are recorded in the commit.
     pub requested: &'a [String],
     pub native_arch: &'a str,
-    /// The machine's own quirks, `/etc/apt-ostree/quirks.d`; need not exist.
-    pub quirk_dir: Option<PathBuf>,
+    /// The rules that the plan was made with.
+    pub quirks: &'a Quirks,
 }
 
 /// Assembles the tree and commits it. Returns the checksum; no ref and no deployment points at it yet.
@@ -49,7 +49,7 @@ pub fn assemble(
     events: &dyn EventSink,
 ) -> Result<String> {
     refuse_kernel(input.plan)?;
-    let quirks = load_quirks(input)?;
+    let quirks = active_quirks(input)?;
     let mut overlay = Overlay::mount(input.base_tree, &scratch.join("overlay"))?;
     let tree = Tree::prepare(input, &overlay, scratch, quirks, sandbox)?;
     tree.install(input, sandbox, events).map_err(|error| reproducible(error, &overlay, scratch))?;
@@ -216,10 +216,8 @@ fn fill_var(root: &Path, var: &Path, binds: &[Bind], sandbox: &dyn Sandbox) -> R
     Ok(())
 }
 
-fn load_quirks(input: &LayerInput<'_>) -> Result<Active> {
-    let packages: Vec<PackageId> =
-        input.plan.install.iter().map(|p| p.id.clone()).chain(input.base_packages.iter().cloned()).collect();
-    Quirks::load(input.quirk_dir.as_deref())?.for_packages(&packages)
+fn active_quirks(input: &LayerInput<'_>) -> Result<Active> {
+    input.quirks.for_packages(input.plan.install.iter().map(|p| &p.id).chain(input.base_packages))
 }
 
 /// A deployment boots one kernel, and the base has it.

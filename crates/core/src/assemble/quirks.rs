@@ -103,6 +103,12 @@ impl Quirks {
         &self.rules
     }
 
+    /// What the rules do, in words for an input digest: neither where a rule stands nor why it is there.
+    pub fn meaning(&self) -> String {
+        let line = |q: &Quirk| format!("{} {:?} {} {:?}", q.package, q.version, q.script, q.action);
+        self.rules.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
     /// The rules that concern the packages of a run: those it unpacks, configures or removes, and for triggers those that
     /// are installed already. Errors with kind `Unsatisfiable` if one of them is refused.
     pub fn for_packages<'a>(&self, packages: impl IntoIterator<Item = &'a PackageId>) -> Result<Active> {
@@ -179,6 +185,12 @@ pub struct Use {
 impl Active {
     pub fn rules(&self) -> &[Quirk] {
         &self.rules
+    }
+
+    /// What the rules do, in words for an input digest: neither where a rule stands nor why it is there.
+    pub fn meaning(&self) -> String {
+        let line = |q: &Quirk| format!("{} {:?} {} {:?}", q.package, q.version, q.script, q.action);
+        self.rules.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
     /// One shim per program, sorted by target.

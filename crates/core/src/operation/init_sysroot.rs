@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{InitSysroot, Report};
 use crate::error::{Context, Error, Result};
 use crate::event::EventSink;
+use crate::model::image_kargs;
 use crate::model::origin::Origin;
 use crate::sysroot::Sysroot;
 use crate::sysroot::deploy::NewDeployment;
@@ -49,11 +50,12 @@ fn populate(path: &Path, stateroot: &str, init: &InitSysroot, events: &dyn Event
             );
         }
     };
+    let kernel_arguments = image_kargs::merge(&init.kargs, &[], &repo.image_kargs(&commit)?);
     let new = NewDeployment {
         stateroot,
         commit: &commit,
         origin: &origin,
-        kernel_arguments: Some(init.kargs.clone()),
+        kernel_arguments: Some(kernel_arguments),
         locked: false,
     };
     sysroot.deploy(&new, events)?;

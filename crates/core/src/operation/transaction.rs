@@ -55,6 +55,13 @@ struct Base {
     packages: Vec<PackageId>,
 }
 
+/// A plan and what it was made with.
+struct Planned {
+    config: SourceConfig,
+    quirks: Quirks,
+    plan: Plan,
+}
+
 impl<'a> Transaction<'a> {
     pub fn begin(sysroot: &Path, stateroot: Option<&str>, options: &'a Options, ports: Ports<'a>) -> Result<Self> {
         let mut sysroot = Sysroot::open(sysroot)?;
@@ -125,6 +132,7 @@ impl<'a> Transaction<'a> {
             };
         }
         let id = deb_id(path)?;
+        check_deb(path)?;
         let kept = self.local_path(&sha256)?;
         if !kept.exists() {
             let partial = kept.with_extension("partial");
@@ -155,10 +163,9 @@ impl<'a> Transaction<'a> {
         let mut report = Report::default();
         let (commit, plan) = if origin.is_layered() {
             let base = self.open_base(base_commit)?;
-            let (config, plan) = self.plan(origin, &base, fresh_indexes)?;
+            let Planned { config, quirks, mut plan } = self.plan(origin, &base, fresh_indexes)?;
             refuse_inactive(&plan, changes)?;
             let old = self.repo.packages(&pending.checksum()).unwrap_or_default();
-            let mut plan = plan;
             plan.diff = PackageDiff::between(&old, &plan.resulting_packages(&base.packages));
             report_inactive(&plan, self.ports.events);
             if self.options.dry_run {
@@ -171,7 +178,7 @@ impl<'a> Transaction<'a> {
             if unchanged {
                 (pending.checksum(), plan)
             } else {
-                match self.build(&config, &mut plan, &base, origin)? {
+                match self.build(&config, &quirks, &mut plan, &base, origin)? {
                     Some(commit) => (commit, plan),
                     None => {
                         report.lines.push("Update downloaded.".into());
@@ -292,7 +299,7 @@ impl<'a> Transaction<'a> {
         )
     }
 
-    fn plan(&mut self, origin: &Origin, base: &Base, fresh_indexes: bool) -> Result<(SourceConfig, Plan)> {
+    fn plan(&mut self, origin: &Origin, base: &Base, fresh_indexes: bool) -> Result<Planned> {
         let config = self.source_config(base)?;
         let Ports { packages, events, .. } = &mut self.ports;
         if !config.offline && (fresh_indexes || !packages.has_indexes(&config)?) {
@@ -322,17 +329,18 @@ impl<'a> Transaction<'a> {
         };
         let quirks = Quirks::load(self.machine_etc().map(|etc| etc.join(QUIRKS)).as_deref())?;
         let policy = vec![
-            format!("quirks {:?}", quirks.rules()),
+            format!("quirks {}", quirks.meaning()),
             format!("base-upgrades {:?}", task.base_upgrades),
             format!("recommends {}", config.recommends),
         ];
-        Ok((config, Plan::new(&tree, solution, &policy)))
+        Ok(Planned { config, quirks, plan: Plan::new(&tree, solution, &policy) })
     }
 
     /// Fetches, assembles and commits. `None`: download only.
     fn build(
         &mut self,
         config: &SourceConfig,
+        quirks: &Quirks,
         plan: &mut Plan,
         base: &Base,
         origin: &Origin,
@@ -361,7 +369,7 @@ impl<'a> Transaction<'a> {
             plan,
             requested: &origin.requested,
             native_arch: &config.arch,
-            quirk_dir: self.machine_etc().map(|etc| etc.join(QUIRKS)),
+            quirks,
         };
         let result = layer::assemble(&input, &scratch, &self.repo, self.ports.sandbox, events);
         // A failed maintainer script can be run again there, until the next transaction.
@@ -439,6 +447,23 @@ fn deb_id(path: &Path) -> Result<PackageId> {
         _ => Err(Error::usage(format!("{} is not a Debian package", path.display()))
             .hint(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
     }
+}
+
+/// Reads a .deb to its end, so that a damaged one is refused by the name the user gave, before anything is kept.
+fn check_deb(path: &Path) -> Result<()> {
+    let output = std::process::Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(path)
+        .env("LC_ALL", "C.UTF-8")
+        .stdout(std::process::Stdio::null())
+        .output()
+        .context(|| "Running dpkg-deb")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::new(ErrorKind::Verification, format!("{} is damaged: {text}", path.display()))
+        .hint("Download it again. Nothing was changed."))
 }
 
 /// `1.5 MB`: decimal units, one place below ten, as apt and libostree print sizes.

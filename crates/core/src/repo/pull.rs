@@ -2,13 +2,19 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
 
 use ostree::gio;
-use ostree::glib::VariantDict;
+use ostree::glib::{self, VariantDict};
 
 use super::Repo;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::event::{EventSink, EventSinkExt};
+use crate::event::{Event, EventSink, EventSinkExt, NullSink};
+use crate::operation::transaction::human_size;
+
+/// How often a running pull says how far it is.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 impl Repo {
     /// Pulls one branch of a remote. Signatures are checked as the remote's configuration says (`gpg-verify`
@@ -18,7 +24,7 @@ impl Repo {
         if let Some(commit) = commit {
             options.insert("override-commit-ids", vec![commit.to_owned()]);
         }
-        events.task(format!("Pulling {remote}:{branch}"), || self.run_pull(remote, &options))?;
+        events.task(format!("Pulling {remote}:{branch}"), || self.run_pull(remote, &options, events))?;
         match commit {
             Some(commit) => Ok(commit.to_owned()),
             None => self.resolve(&format!("{remote}:{branch}")),
@@ -29,7 +35,7 @@ impl Repo {
     pub fn pull_history(&self, remote: &str, branch: &str) -> Result<()> {
         let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
         options.insert("depth", -1i32);
-        self.run_pull(remote, &options)
+        self.run_pull(remote, &options, &NullSink)
     }
 
     /// Copies a commit and its branch from a repository on this machine into the local ref `branch`.
@@ -37,16 +43,28 @@ impl Repo {
         let url = format!("file://{}", source.display());
         let head = Self::open(source)?.resolve(branch)?;
         let options = pull_options(&head, ostree::RepoPullFlags::UNTRUSTED.bits());
-        events.task(format!("Copying {branch} from {}", source.display()), || self.run_pull(&url, &options))?;
+        events.task(format!("Copying {branch} from {}", source.display()), || self.run_pull(&url, &options, events))?;
         self.set_ref(branch, Some(&head))?;
         Ok(head)
     }
 
-    fn run_pull(&self, remote: &str, options: &VariantDict) -> Result<()> {
-        self.inner
-            .pull_with_options(remote, &options.end(), None, gio::Cancellable::NONE)
-            .map_err(|e| classify(remote, &e))
-            .context(|| format!("Pulling from {remote}"))
+    /// On a thread of its own, with a handle of its own: libostree wants a callback that outlives every borrow, and the
+    /// sink of events is only borrowed.
+    fn run_pull(&self, remote: &str, options: &VariantDict, events: &dyn EventSink) -> Result<()> {
+        let options = options.end();
+        let (sender, receiver) = channel();
+        let (path, options) = (self.path.as_path(), &options);
+        let result = std::thread::scope(|scope| {
+            let pull = scope.spawn(move || pull_with_progress(path, remote, options, &sender));
+            for event in receiver.iter().map_while(|e: Option<Event>| e) {
+                events.emit(event);
+            }
+            pull.join()
+        });
+        match result {
+            Ok(result) => result.map_err(|e| classify(remote, &e)).context(|| format!("Pulling from {remote}")),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
 
     /// Adds or replaces a remote. OpenPGP verification is on unless `gpg_verify` is false.
@@ -79,6 +97,44 @@ impl Repo {
 
     pub fn has_remote(&self, name: &str) -> bool {
         self.inner.remote_list().iter().any(|r| r == name)
+    }
+}
+
+/// Pulls, sends how far it is, and `None` at the end.
+fn pull_with_progress(
+    repo: &Path,
+    remote: &str,
+    options: &glib::Variant,
+    sender: &Sender<Option<Event>>,
+) -> std::result::Result<(), glib::Error> {
+    let repo = ostree::Repo::new_for_path(repo);
+    repo.open(gio::Cancellable::NONE)?;
+    let progress = ostree::AsyncProgress::new();
+    let started = Instant::now();
+    let last = std::cell::Cell::new(None::<Instant>);
+    let sink = sender.clone();
+    progress.connect_changed(move |progress| {
+        let due = last.get().is_none_or(|last| last.elapsed() >= REPORT_EVERY);
+        if due && progress.uint("requested") > 0 {
+            last.set(Some(Instant::now()));
+            // Nobody listens any more: the pull itself goes on.
+            let _ = sink.send(Some(pull_event(progress, started.elapsed())));
+        }
+    });
+    let result = repo.pull_with_options(remote, options, Some(&progress), gio::Cancellable::NONE);
+    progress.finish();
+    let _ = sender.send(None);
+    result
+}
+
+/// Objects are what libostree counts; how many bytes are still to come it does not know.
+fn pull_event(progress: &ostree::AsyncProgress, elapsed: Duration) -> Event {
+    let bytes = progress.uint64("bytes-transferred");
+    let rate = (bytes as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
+    Event::Progress {
+        done: progress.uint("fetched").into(),
+        total: progress.uint("requested").into(),
+        item: format!("{}, {}/s", human_size(bytes), human_size(rate)),
     }
 }
 

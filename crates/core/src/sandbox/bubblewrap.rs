@@ -91,7 +91,14 @@ impl Sandbox for Bubblewrap {
         }
         let status = child.wait()?;
         output.code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Ok(output)
+        // One line and nothing of the command: bubblewrap could not make the sandbox.
+        match output.tail.as_slice() {
+            [only] if output.code != 0 && only.starts_with("bwrap: ") => {
+                Err(Error::failed(format!("Making the sandbox for {}: {only}", argv.first().unwrap_or(&"a command")))
+                    .hint("bubblewrap needs mount and user namespaces; in a container it has to be a privileged one."))
+            }
+            _ => Ok(output),
+        }
     }
 }
 
@@ -100,4 +107,18 @@ pub fn shell_join<S: AsRef<str>>(words: &[S]) -> String {
     let plain = |s: &str| !s.is_empty() && s.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(&c));
     let quote = |s: &str| if plain(s) { s.to_owned() } else { format!("'{}'", s.replace('\'', r"'\''")) };
     words.iter().map(|w| quote(w.as_ref())).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_that_cannot_be_made_is_told_from_a_command_that_fails() {
+        let spec = SandboxSpec { root: "/nonexistent".into(), binds: Vec::new(), env: Vec::new() };
+        let e = Bubblewrap.run(&spec, &["true"], &mut |_| ()).unwrap_err();
+        assert!(e.to_string().contains("Making the sandbox for true: bwrap: "), "{e}");
+        let spec = SandboxSpec { root: "/".into(), ..spec };
+        assert_eq!(Bubblewrap.run(&spec, &["sh", "-c", "echo x; exit 3"], &mut |_| ()).unwrap().code, 3);
+    }
 }

@@ -6,6 +6,7 @@ use ostree::gio;
 use super::{Deployment, Sysroot, keyfile};
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
+use crate::model::image_kargs;
 use crate::model::origin::Origin;
 
 /// A deployment to be made.
@@ -14,7 +15,7 @@ pub struct NewDeployment<'a> {
     pub stateroot: &'a str,
     pub commit: &'a str,
     pub origin: &'a Origin,
-    /// Kernel arguments; `None` carries those of the merge deployment over.
+    /// Kernel arguments; `None` carries those of the merge deployment over, with what the image changes about them.
     pub kernel_arguments: Option<Vec<String>>,
     /// Staged: only applied after `finalize-deployment`.
     pub locked: bool,
@@ -25,10 +26,9 @@ impl Sysroot {
     pub fn deploy(&self, new: &NewDeployment<'_>, events: &dyn EventSink) -> Result<bool> {
         let merge = self.merge_deployment(new.stateroot);
         let origin = keyfile(new.origin)?;
-        let arguments = match (&new.kernel_arguments, &merge) {
-            (Some(arguments), _) => arguments.clone(),
-            (None, Some(merge)) => merge.kernel_arguments(),
-            (None, None) => Vec::new(),
+        let arguments = match &new.kernel_arguments {
+            Some(arguments) => arguments.clone(),
+            None => self.carried_arguments(merge.as_ref(), new.commit)?,
         };
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let options = ostree::SysrootDeployTreeOpts {
@@ -75,6 +75,16 @@ impl Sysroot {
                 .context(|| "Writing the boot configuration")
         })?;
         Ok(false)
+    }
+
+    /// The arguments of `merge`, with those that its image brought replaced by those that `commit` brings.
+    fn carried_arguments(&self, merge: Option<&Deployment>, commit: &str) -> Result<Vec<String>> {
+        let repo = self.repo();
+        let (current, old) = match merge {
+            Some(merge) => (merge.kernel_arguments(), repo.image_kargs(&merge.checksum())?),
+            None => (Vec::new(), Vec::new()),
+        };
+        Ok(image_kargs::merge(&current, &old, &repo.image_kargs(commit)?))
     }
 
     /// Writes this list of deployments, in this order.
