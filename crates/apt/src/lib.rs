@@ -12,9 +12,11 @@
 //! - libapt forks its download methods; they end with the operation.
 
 use apt_ostree_core::Result;
+use apt_ostree_core::catalog::{KnownPackage, PackageCatalog, PackageRecord};
 use apt_ostree_core::event::EventSink;
 use apt_ostree_core::source::{PackageSource, Solution, SolveTask, SourceConfig};
 
+mod catalog;
 mod explain;
 mod fetch;
 mod refresh;
@@ -48,5 +50,20 @@ impl PackageSource for AptSource {
 
     fn fetch(&mut self, config: &SourceConfig, solution: &mut Solution, events: &dyn EventSink) -> Result<()> {
         fetch::fetch(config, solution, events)
+    }
+}
+
+impl PackageCatalog for AptSource {
+    fn packages(
+        &mut self,
+        config: &SourceConfig,
+        wanted: &dyn Fn(&str) -> bool,
+        summaries: bool,
+    ) -> Result<Vec<KnownPackage>> {
+        catalog::packages(config, wanted, summaries)
+    }
+
+    fn records(&mut self, config: &SourceConfig, names: &[String]) -> Result<Vec<PackageRecord>> {
+        catalog::records(config, names)
     }
 }

@@ -467,7 +467,7 @@ fn provider_names(package: &Package<'_>) -> Vec<String> {
 }
 
 /// Every name that can be asked for: packages with a version, and names that others provide.
-fn all_names(cache: &Cache) -> BTreeSet<String> {
+pub(crate) fn all_names(cache: &Cache) -> BTreeSet<String> {
     cache
         .raw_pkgs()
         .map(|p| Package::new(cache, p))
@@ -477,7 +477,7 @@ fn all_names(cache: &Cache) -> BTreeSet<String> {
 }
 
 /// Up to three names within an edit distance of a third of the name, at most 3; the nearest first.
-fn near_names(name: &str, all: &BTreeSet<String>) -> Vec<String> {
+pub(crate) fn near_names(name: &str, all: &BTreeSet<String>) -> Vec<String> {
     let limit = (name.len() / 3).clamp(1, 3);
     let mut near: Vec<(usize, &String)> = all
         .iter()

@@ -37,7 +37,14 @@ impl Session {
         let lock = LIBAPT.lock().unwrap_or_else(PoisonError::into_inner);
         make_dirs(config).context(|| format!("Preparing {}", config.state.display()))?;
         let etc = config.state.join("etc");
-        write_changed(&etc.join("apt-ostree.sources"), &effective_sources(config))?;
+        let sources = etc.join("apt-ostree.sources");
+        write_changed(&sources, &effective_sources(config))?;
+        if config.reading {
+            // libapt makes a cache anew that is older than the list of sources, which is always new here. Whether the cache
+            // has these sources it sees from their indexes.
+            let file = fs::File::options().write(true).open(&sources)?;
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1))?;
+        }
         write_changed(&etc.join("preferences"), &preferences(config, exclude)?)?;
         let status = copy_status(config)?;
         set_all(config, &status)?;
@@ -230,6 +237,11 @@ fn set_all(config: &SourceConfig, status: &Path) -> Result<()> {
     }
     let state = |path: &str| config.state.join(path).display().to_string();
     let empty = state("etc/empty");
+    // The cache names its indexes by their paths: by those that the refresh had them under.
+    let lists = match fs::read_link(config.state.join("lists")) {
+        Ok(target) => target.display().to_string(),
+        Err(_) => state("lists"),
+    };
     let extended =
         config.extended_states.as_ref().map_or_else(|| state("etc/empty/extended_states"), |p| p.display().to_string());
     let trusted = config.trusted_parts.as_ref().map_or_else(|| empty.clone(), |p| p.display().to_string());
@@ -237,13 +249,14 @@ fn set_all(config: &SourceConfig, status: &Path) -> Result<()> {
         ("APT::System", "Debian dpkg interface"),
         ("APT::Architecture", &config.arch),
         ("Dir::State", &config.state.display().to_string()),
-        ("Dir::State::lists", &state("lists")),
+        ("Dir::State::lists", &lists),
         ("Dir::State::status", &status.display().to_string()),
         ("Dir::State::extended_states", &extended),
         ("Dir::State::cdroms", "/dev/null"),
         ("Dir::Cache", &state("cache")),
         ("Dir::Cache::archives", &state("archives")),
-        ("Dir::Cache::pkgcache", &state("cache/pkgcache.bin")),
+        // What is asked about is not the base that is solved for: its status must not take the place of the solver's.
+        ("Dir::Cache::pkgcache", &if config.reading { String::new() } else { state("cache/pkgcache.bin") }),
         ("Dir::Cache::srcpkgcache", &state("cache/srcpkgcache.bin")),
         ("Dir::Etc::sourcelist", &state("etc/apt-ostree.sources")),
         ("Dir::Etc::sourceparts", "/dev/null"),

@@ -17,7 +17,7 @@ use rust_apt::config::Config;
 use rust_apt::error::AptErrors;
 use rust_apt::progress::OperationProgress;
 use rust_apt::raw::create_problem_resolver;
-use rust_apt::{BaseDep, Cache, DepFlags, DepType, Dependency, Package, PackageFile, Version};
+use rust_apt::{BaseDep, Cache, DepFlags, DepType, Dependency, Package, PackageFile, PkgSelectedState, Version};
 
 use crate::explain;
 use crate::release::{self, IndexKind};
@@ -135,7 +135,8 @@ impl<'a> Solver<'a, '_> {
         Ok(messages)
     }
 
-    /// Keeps base packages at their version: always against older ones, and against newer ones where the policy says so.
+    /// Keeps base packages at their version: always against older ones, and against newer ones where the policy says so, or a
+    /// hold of dpkg. A goal is marked after this, with the version that was asked for.
     fn hold_back(&self) {
         let depcache = self.cache.depcache();
         for id in self.installed {
@@ -144,6 +145,7 @@ impl<'a> Solver<'a, '_> {
             let Some(current) = package.installed() else { continue };
             let keep = self.task.base_upgrades == BaseUpgrades::Never
                 || self.task.exclude.contains(&id.name)
+                || is_held(&package)
                 || package.candidate().is_none_or(|c| version::compare(c.version(), current.version()).is_lt());
             if keep && !self.goals.replace.contains(&full_name(&package)) {
                 depcache.set_candidate_version(&current);
@@ -259,6 +261,14 @@ impl<'a> Solver<'a, '_> {
         for line in &lines {
             error = error.hint(line.clone());
         }
+        let said = |name: &str| lines.iter().any(|l| l.split([' ', ':']).any(|word| word == name));
+        let held = self.installed.iter().filter(|id| said(&id.name)).filter(|id| {
+            let arch = if id.arch == "all" { &self.config.arch } else { &id.arch };
+            self.cache.get(&format!("{}:{arch}", id.name)).is_some_and(|p| is_held(&p))
+        });
+        for id in held {
+            error = error.hint(format!("{} is held at {} in the base; name it to change it.", id.name, id.version));
+        }
         for name in self.task.exclude.iter().filter(|e| lines.iter().any(|l| l.contains(e.as_str()))) {
             error = error.hint(format!("{name} is excluded."));
         }
@@ -344,6 +354,11 @@ impl<'a> Solver<'a, '_> {
             id,
         })
     }
+}
+
+/// `hold` in dpkg's status.
+fn is_held(package: &Package<'_>) -> bool {
+    package.selected_state() == PkgSelectedState::Hold
 }
 
 /// Whether the .deb is on this machine already, in an archive that is a directory.

@@ -379,3 +379,31 @@ fn a_changed_base_is_seen_although_its_file_looks_the_same() {
         assert_eq!(world.solve(&task(&["leaf"])).unwrap().satisfied[0].1.version, "9.0");
     });
 }
+
+/// dpkg's status with a package on hold (`dpkg --set-selections`).
+fn hold(world: &World, name: &str) {
+    let status = fs::read_to_string(&world.config.status).expect("a result");
+    let before = format!("Package: {name}\nStatus: install ok installed\n");
+    assert!(status.contains(&before));
+    fs::write(&world.config.status, status.replace(&before, &before.replace("install ok", "hold ok"))).expect("a file");
+}
+
+#[test]
+fn held_packages_stay_unless_they_are_named() {
+    isolated(|| {
+        let mut world = world();
+        assert!(installs(&world.solve(&task(&["needs-new-editor"])).unwrap()).contains("old-editor=4.0 all"));
+        hold(&world, "old-editor");
+        assert_eq!(world.oracle(&["needs-new-editor"], &[]), None, "apt-get keeps what is held");
+        let error = world.solve_error(&task(&["needs-new-editor"]));
+        assert_eq!(error.kind, ErrorKind::Unsatisfiable);
+        assert!(error.hints.iter().any(|h| h.contains("old-editor is held")), "{:?}", error.hints);
+        // Who names it means it, as with apt-get.
+        for names in [&["old-editor=4.0"][..], &["old-editor=4.0", "needs-new-editor"]] {
+            let solution = installs(&world.solve(&task(names)).unwrap());
+            assert!(solution.contains("old-editor=4.0 all"), "{solution:?}");
+        }
+        // One that nothing touches is in nobody's way.
+        assert_eq!(installs(&world.solve(&task(&["app"])).unwrap()), world.oracle(&["app"], &[]).unwrap());
+    });
+}

@@ -4,13 +4,18 @@ pub(crate) mod cleanup;
 pub(crate) mod compose;
 pub(crate) mod db;
 pub(crate) mod deploy;
+pub(crate) mod finalize_deployment;
+pub(crate) mod history;
+pub(crate) mod info;
 pub(crate) mod init_sysroot;
 pub(crate) mod install;
 pub(crate) mod internals;
 pub(crate) mod kargs;
+pub(crate) mod list;
 pub(crate) mod rebase;
 pub(crate) mod refresh_md;
 pub(crate) mod rollback;
+pub(crate) mod search;
 pub(crate) mod status;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;
@@ -19,6 +24,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use apt_ostree_core::operation::{Options, PackageChanges, Report, Request, Verb};
+use apt_ostree_core::query::View;
+use apt_ostree_core::sysroot::Sysroot;
 use apt_ostree_core::{Error, ErrorKind, Result};
 use clap::{Args, Subcommand};
 
@@ -54,9 +61,22 @@ pub(crate) enum Command {
     Cleanup(cleanup::CleanupArgs),
     /// Query or modify kernel arguments
     Kargs(kargs::KargsArgs),
+    /// Unset the finalization locking state of the staged deployment and reboot
+    FinalizeDeployment(finalize_deployment::FinalizeDeploymentArgs),
     /// Generate package repository metadata
     #[command(alias = "makecache")]
     RefreshMd(refresh_md::RefreshMdArgs),
+    /// Search for packages
+    Search(search::SearchArgs),
+    /// Show packages in full
+    Info(info::InfoArgs),
+    /// List installed, upgradable or available packages
+    List(list::ListArgs),
+    /// Show which commands made the deployments, and when they were booted
+    History(history::HistoryArgs),
+    /// Names of commands in rpm-ostree
+    #[command(hide = true)]
+    Ex(history::ExArgs),
     /// Commands to query the package database
     #[command(alias = "rpm")]
     Db(db::DbArgs),
@@ -83,7 +103,13 @@ impl Command {
             Self::Rollback(args) => rollback::run(app, args),
             Self::Cleanup(args) => cleanup::run(app, args),
             Self::Kargs(args) => kargs::run(app, args),
+            Self::FinalizeDeployment(args) => finalize_deployment::run(app, args),
             Self::RefreshMd(args) => refresh_md::run(app, args),
+            Self::Search(args) => search::run(app, &args),
+            Self::Info(args) => info::run(app, &args),
+            Self::List(args) => list::run(app, &args),
+            Self::History(args) => history::run(app, &args),
+            Self::Ex(args) => history::run_ex(app, &args),
             Self::Db(args) => db::run(app, &args),
             Self::Compose(args) => compose::run(app, args),
             Self::InitSysroot(args) => init_sysroot::run(app, args),
@@ -207,6 +233,11 @@ impl App {
         .hint("--sysroot=DIR works on a system in a directory."))
     }
 
+    /// The deployment that questions about packages are asked of.
+    pub(crate) fn view(&self, stateroot: &StaterootArg) -> Result<View> {
+        View::open(&Sysroot::open(&self.sysroot()?)?, stateroot.stateroot.as_deref(), &std::env::temp_dir())
+    }
+
     /// What changes a system needs root, whatever it is about to do.
     pub(crate) fn require_root(&self) -> Result<()> {
         let set = |name: &str| std::env::var_os(name).is_some();
@@ -225,6 +256,11 @@ impl App {
         let reboot = how.options.reboot;
         if reboot && self.global.sysroot.is_some() && sysroot != Path::new("/") {
             return Err(Failure::Usage("--reboot is for the booted system, not for one in a directory".into()));
+        }
+        if how.options.lock_finalization && sysroot != Path::new("/") {
+            return Err(Failure::Usage(
+                "--lock-finalization is for the booted system; nothing is staged in a directory".into(),
+            ));
         }
         self.require_root()?;
         let request =

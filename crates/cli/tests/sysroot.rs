@@ -144,7 +144,9 @@ impl Fixture {
 
     fn run(&self, args: &[&str]) -> Output {
         let sysroot = format!("--sysroot={}", self.sysroot());
-        Command::new(env!("CARGO_BIN_EXE_apt-ostree")).arg(sysroot).args(args).output().unwrap()
+        let mut command = Command::new(env!("CARGO_BIN_EXE_apt-ostree"));
+        command.arg(sysroot).args(args).env("OSTREE_SYSROOT_DEBUG", "mutable-deployments");
+        command.output().unwrap()
     }
 
     /// stdout of a run that must succeed and be silent on stderr.
@@ -595,4 +597,131 @@ fn a_damaged_origin_does_not_hide_the_deployment() {
     assert_eq!(status["deployments"][0]["checksum"], second);
     assert_eq!(status["deployments"][0].get("origin"), None);
     assert!(fixture.out(&["status"]).contains(&format!("Deployments:\n  {second}\n")));
+}
+
+#[test]
+fn status_warns_of_what_is_broken() {
+    let fixture = Fixture::new(&["--no-gpg-verify"]);
+    let tree = PathBuf::from(fixture.path("tree"));
+    for dir in ["usr/lib/sysimage/dpkg", "usr/etc/systemd/system", "usr/lib/systemd/system"] {
+        std::fs::create_dir_all(tree.join(dir)).unwrap();
+    }
+    fixture.commit("13.1", 1_700_000_000, BASE_1, &[]);
+    fixture.pull();
+    fixture.admin(&["deploy", "--os=debian", &format!("origin:{REF}")]);
+    assert!(!fixture.out(&["status"]).contains("Warning"));
+    assert_eq!(fixture.json(&["status", "--json"]).get("warnings"), None);
+
+    let sysroot = PathBuf::from(fixture.sysroot());
+    let var = sysroot.join("ostree/deploy/debian/var/lib");
+    std::fs::create_dir_all(&var).unwrap();
+    std::os::unix::fs::symlink("../../usr/lib/sysimage/dpkg", var.join("dpkg")).unwrap();
+    assert!(!fixture.out(&["status"]).contains("Warning"), "the link is as it should be");
+    std::fs::remove_file(var.join("dpkg")).unwrap();
+    std::fs::create_dir(var.join("dpkg")).unwrap();
+
+    let id = fixture.json(&["status", "--json"])["deployments"][0]["id"].as_str().unwrap().to_owned();
+    let name = id.strip_prefix("debian-").unwrap();
+    let requires = sysroot.join("ostree/deploy/debian/deploy").join(name).join("etc/systemd/system/x.target.requires");
+    std::fs::create_dir(&requires).unwrap();
+    std::os::unix::fs::symlink("/lib/systemd/system/gone.service", requires.join("gone.service")).unwrap();
+
+    let entries = sysroot.join("boot/loader/entries");
+    let entry = std::fs::read_dir(entries).unwrap().next().unwrap().unwrap().path();
+    let entry = std::fs::read_to_string(entry).unwrap();
+    let initrd = entry.lines().find_map(|l| l.strip_prefix("initrd ")).unwrap();
+    let initrd = sysroot.join("boot").join(initrd.trim_start_matches('/'));
+    std::fs::remove_file(&initrd).unwrap();
+    std::fs::write(sysroot.join("boot/ostree/finalize-failure.stamp"), "Installing kernel: No space left").unwrap();
+
+    let text = fixture.out(&["status"]);
+    let short = &name[..12];
+    let want = format!(
+        "State: idle
+Warning: failed to finalize previous deployment
+         error: Installing kernel: No space left
+         check `journalctl -b -1 -u ostree-finalize-staged.service`
+Warning: deployment 0 ({short}) would not boot
+         its initramfs {} does not exist
+         drop it, or deploy its commit again, before you rely on it
+Warning: /var/lib/dpkg is not the link to ../../usr/lib/sysimage/dpkg
+         dpkg and apt see other packages than those of the image
+         systemd-tmpfiles --create puts it right; move away first what is in its place
+Warning: deployment 0 ({short}) has links to units that do not exist
+         /etc/systemd/system/x.target.requires/gone.service -> /lib/systemd/system/gone.service
+         the units are gone from the image; remove these links
+Deployments:
+",
+        initrd.display()
+    );
+    assert!(text.starts_with(&want), "{text}");
+    let warnings = fixture.json(&["status", "--json"])["warnings"].clone();
+    assert_eq!(warnings.as_array().unwrap().len(), 4);
+    assert_eq!(warnings[0]["details"][0], "error: Installing kernel: No space left");
+}
+
+/// A small /boot of its own, unmounted at the end.
+struct Boot(PathBuf);
+
+impl Boot {
+    fn mount(path: &Path, size: &str) -> Self {
+        std::fs::create_dir_all(path).unwrap();
+        let size = format!("size={size}");
+        sh("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", path.to_str().unwrap()]);
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Boot {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn old_deployments_make_room_for_a_kernel() {
+    let fixture = Fixture::new(&["--no-gpg-verify"]);
+    let boot = PathBuf::from(fixture.path("sysroot/boot"));
+    sh("rm", &["-rf", boot.to_str().unwrap()]);
+    let mounted = Boot::mount(&boot, "9M");
+    // Each with a kernel of its own, 2 MB together.
+    let commit = |n: u8| {
+        let kernel = PathBuf::from(fixture.path("tree")).join("usr/lib/modules/6.12.0");
+        for (name, letter) in [("vmlinuz", b'k'), ("initramfs.img", b'i')] {
+            std::fs::write(kernel.join(name), [letter, n].repeat(1 << 19)).unwrap();
+        }
+        let checksum = fixture.commit(&format!("13.{n}"), 1_700_000_000 + u64::from(n), BASE_1, &[]);
+        fixture.pull();
+        checksum
+    };
+    let refspec = format!("origin:{REF}");
+    let first: Vec<String> = (1..=3)
+        .map(|n| {
+            let checksum = commit(n);
+            fixture.admin(&["deploy", "--os=debian", "--retain", &refspec]);
+            checksum
+        })
+        .collect();
+    let deployed = || -> Vec<String> {
+        let status = fixture.json(&["status", "--json"]);
+        let list = status["deployments"].as_array().unwrap().clone();
+        list.iter().map(|d| d["checksum"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(deployed(), [first[2].clone(), first[1].clone(), first[0].clone()]);
+    let fourth = commit(4);
+    // Pinned: nothing may go.
+    fixture.admin(&["pin", "2"]);
+    let refused = fixture.run(&["upgrade", "--cache-only"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: Not enough space on") && said.contains("the new kernel and its initramfs"), "{said}");
+    assert_eq!(deployed().len(), 3);
+    fixture.admin(&["pin", "--unpin", "2"]);
+    let done = fixture.run(&["upgrade", "--cache-only"]);
+    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert_eq!(done.status.code(), Some(0), "{said}");
+    assert!(said.contains(&format!("Dropping deployment {}.0 to make room in", first[0])), "{said}");
+    assert_eq!(deployed()[0], fourth);
+    assert_eq!(deployed()[1], first[2], "what would have booted stays");
+    drop(mounted);
 }

@@ -3,6 +3,8 @@
 //! It prints nothing, reads no argv and no environment, and assumes no `/`: the sysroot is a parameter everywhere.
 
 pub mod assemble;
+pub mod catalog;
+pub mod changelog;
 pub mod compose;
 pub mod db;
 pub mod digest;
@@ -11,10 +13,12 @@ pub mod event;
 pub mod model;
 pub mod operation;
 pub mod plan;
+pub mod query;
 pub mod repo;
 pub mod sandbox;
 pub mod source;
 pub mod status;
 pub mod sysroot;
+pub mod warnings;
 
 pub use error::{Context, Error, ErrorKind, Result, ScriptFailure};

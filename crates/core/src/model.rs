@@ -1,6 +1,8 @@
 //! Pure values of the domain: no file is opened, no process started, nothing printed in here.
 
 pub mod accounts;
+pub mod changelog;
+pub mod daemon_config;
 pub mod deb822;
 pub mod diff;
 pub mod glob;

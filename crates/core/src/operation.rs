@@ -4,6 +4,8 @@
 pub mod cleanup;
 pub mod compose_tree;
 pub mod deploy;
+pub mod finalize_deployment;
+pub mod history;
 pub mod init_sysroot;
 pub mod interruption;
 pub mod kargs;
@@ -22,6 +24,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{EventSink, EventSinkExt};
 use crate::model::diff::PackageDiff;
 use crate::plan::Plan;
 use crate::repo::metadata::CommitInfo;
@@ -110,6 +113,12 @@ pub enum Verb {
         repomd: bool,
     },
     Kargs(KargsChange),
+    /// Lets the next shutdown apply the staged deployment.
+    FinalizeDeployment {
+        checksum: Option<String>,
+        allow_missing_checksum: bool,
+        allow_unlocked: bool,
+    },
     RefreshMd {
         force: bool,
     },
@@ -201,7 +210,10 @@ pub struct UpdateInfo {
 pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
     let stateroot = request.stateroot.as_deref();
     if let Verb::InitSysroot(init) = &request.verb {
-        return init_sysroot::execute(&request.sysroot, stateroot.unwrap_or("debian"), init, ports.events);
+        let stateroot = stateroot.unwrap_or("debian");
+        let report = init_sysroot::execute(&request.sysroot, stateroot, init, ports.events)?;
+        remember(request, Some(stateroot), ports.events);
+        return Ok(report);
     }
     if let Verb::ComposeTree(compose) = &request.verb {
         return compose_tree::execute(compose, &request.options, &mut { ports });
@@ -214,6 +226,9 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
     );
     let ports = Ports { packages: ports.packages, sandbox: ports.sandbox, events: &log };
     let outcome = run_logged(request, stateroot, ports);
+    if outcome.as_ref().is_ok_and(|report| report.changed) && makes_deployments(&request.verb) {
+        remember(request, stateroot, &log);
+    }
     match &outcome {
         Ok(report) => report.lines.iter().for_each(|line| log.note(line)),
         Err(error) => log.note(&format!("error: {error}")),
@@ -253,9 +268,33 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
             cleanup::execute(transaction, what)
         }
         Verb::Kargs(change) => kargs::execute(transaction, change),
+        Verb::FinalizeDeployment { checksum, allow_missing_checksum, allow_unlocked } => {
+            let finalize = finalize_deployment::Finalize {
+                checksum: checksum.as_deref(),
+                allow_missing_checksum: *allow_missing_checksum,
+                allow_unlocked: *allow_unlocked,
+            };
+            finalize_deployment::execute(transaction, finalize)
+        }
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
         Verb::InitSysroot(_) | Verb::ComposeTree(_) => unreachable!("handled above: these need no sysroot to lock"),
     }
+}
+
+/// What was done is done: a history that cannot be written is no reason to call it failed.
+fn remember(request: &Request, stateroot: Option<&str>, events: &dyn EventSink) {
+    if let Err(error) = history::record(&request.sysroot, stateroot, &request.options.command_line) {
+        events.warning(format!("The history has no record of this deployment: {error}"));
+    }
+}
+
+/// Whether a change may have made the deployment that is first now. A dry run says "changed" as well, and makes none: the
+/// first one is known by then.
+fn makes_deployments(verb: &Verb) -> bool {
+    matches!(
+        verb,
+        Verb::PkgChange { .. } | Verb::Upgrade { .. } | Verb::Deploy { .. } | Verb::Rebase(_) | Verb::Kargs(_)
+    )
 }
 
 fn verb_name(verb: &Verb) -> &'static str {
@@ -267,6 +306,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Rollback => "rollback",
         Verb::Cleanup { .. } => "cleanup",
         Verb::Kargs(_) => "kargs",
+        Verb::FinalizeDeployment { .. } => "finalize-deployment",
         Verb::RefreshMd { .. } => "refresh-md",
         Verb::InitSysroot(_) => "init-sysroot",
         Verb::ComposeTree(_) => "compose",

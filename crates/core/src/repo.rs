@@ -76,6 +76,11 @@ impl Repo {
         &self.path
     }
 
+    /// Where our private folder is (see the module header), for readers: it may be missing.
+    pub fn extension_path(&self, name: &str) -> PathBuf {
+        self.path.join(EXTENSION).join(name)
+    }
+
     /// Our private folder (see the module header), made when missing.
     pub fn extension(&self, name: &str) -> Result<PathBuf> {
         let path = self.path.join(EXTENSION).join(name);
@@ -163,6 +168,46 @@ impl Repo {
         Ok(names)
     }
 
+    /// A file of a commit by a path of which any part may be a link within the tree; `None` when it is not there.
+    pub fn read_through_links(&self, commit: &str, path: &str) -> Result<Option<Vec<u8>>> {
+        let (root, _) = self.inner.read_commit(commit, gio::Cancellable::NONE)?;
+        let mut left: Vec<String> = path.split('/').rev().map(ToOwned::to_owned).collect();
+        let mut done: Vec<String> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            match part.as_str() {
+                "" | "." => continue,
+                ".." => {
+                    done.pop();
+                    continue;
+                }
+                _ => done.push(part),
+            }
+            let file = root.resolve_relative_path(done.join("/"));
+            let info = file.query_info(
+                "standard::type,standard::symlink-target",
+                gio::FileQueryInfoFlags::NOFOLLOW_SYMLINKS,
+                gio::Cancellable::NONE,
+            );
+            let Ok(info) = info else { return Ok(None) };
+            let Some(target) = info.symlink_target().filter(|_| info.file_type() == gio::FileType::SymbolicLink) else {
+                continue;
+            };
+            links += 1;
+            // As the kernel: a loop has no end.
+            if links > 40 {
+                return Ok(None);
+            }
+            done.pop();
+            let target = target.to_string_lossy().into_owned();
+            if target.starts_with('/') {
+                done.clear();
+            }
+            left.extend(target.split('/').rev().map(ToOwned::to_owned));
+        }
+        self.read_file(commit, &done.join("/"))
+    }
+
     /// By the object: reading through [`ostree::RepoFile`] makes GIO complain on stderr for `archive` repositories.
     fn read_file(&self, commit: &str, path: &str) -> Result<Option<Vec<u8>>> {
         let (root, _) = self.inner.read_commit(commit, gio::Cancellable::NONE)?;
@@ -175,6 +220,34 @@ impl Repo {
         let mut content = Vec::new();
         stream.into_read().read_to_end(&mut content)?;
         Ok(Some(content))
+    }
+
+    /// Kernel and initramfs of a commit (`/usr/lib/modules/*/{vmlinuz,initramfs.img}`): object and bytes of each, sorted. Equal
+    /// lists are the same files in /boot. Empty for a tree without a kernel, or a commit without its directories.
+    pub fn kernel_files(&self, commit: &str) -> Result<Vec<(String, u64)>> {
+        let (root, _) = self.inner.read_commit(commit, gio::Cancellable::NONE)?;
+        let modules = root.resolve_relative_path("usr/lib/modules");
+        let names = modules.enumerate_children(
+            "standard::name",
+            gio::FileQueryInfoFlags::NOFOLLOW_SYMLINKS,
+            gio::Cancellable::NONE,
+        );
+        let Ok(names) = names else { return Ok(Vec::new()) };
+        let mut files = Vec::new();
+        for info in names {
+            let kernel = modules.child(info?.name());
+            for name in ["vmlinuz", "initramfs.img"] {
+                let Ok(file) = kernel.child(name).downcast::<ostree::RepoFile>() else { continue };
+                if file.ensure_resolved().is_err() {
+                    continue;
+                }
+                let checksum = file.checksum().to_string();
+                let (_, info, _) = self.inner.load_file(&checksum, gio::Cancellable::NONE)?;
+                files.push((checksum, u64::try_from(info.size()).unwrap_or(0)));
+            }
+        }
+        files.sort();
+        Ok(files)
     }
 
     /// Whether the configuration of a remote asks for OpenPGP signatures.

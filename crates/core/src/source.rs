@@ -35,6 +35,10 @@ pub struct SourceConfig {
     pub recommends: bool,
     /// No network: indexes and .debs that are not there already are an error.
     pub offline: bool,
+    /// For questions: `state` is a private folder whose `lists` and `cache` may be links to somebody else's. Nothing is
+    /// written there but what libapt replaces by rename, if it may.
+    #[serde(default)]
+    pub reading: bool,
 }
 
 /// Whether a base package may be upgraded to meet a request.

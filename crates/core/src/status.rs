@@ -4,7 +4,7 @@
 //! Reads `ostree/deploy`, `boot/loader` and the repository through libostree; takes no lock, writes nothing, needs no
 //! root. A commit that is missing from the repository does not make the report fail: then its keys are absent.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
@@ -12,6 +12,7 @@ use crate::model::origin::Origin;
 use crate::repo::Repo;
 use crate::repo::metadata::{ArchiveMeta, BasePackage, CommitInfo};
 use crate::sysroot::{Deployment, Sysroot};
+use crate::warnings::{self, Warning};
 
 /// The whole `status --json` document.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -23,11 +24,14 @@ pub struct SysrootStatus {
     pub transaction: Option<(String, String, String)>,
     pub cached_update: Option<Map<String, Value>>,
     pub update_driver: Option<Map<String, Value>>,
+    /// Our addition: what is wrong with the system.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// One deployment. Field order is the order of the keys.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub struct DeploymentStatus {
     /// `OSNAME-CHECKSUM.SERIAL`.
     pub id: String,
@@ -97,8 +101,8 @@ pub struct DeploymentStatus {
 }
 
 /// What the origin file asks for on top of the base.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Requests {
     pub requested_packages: Vec<String>,
     pub requested_local_packages: Vec<String>,
@@ -140,12 +144,19 @@ impl DeploymentStatus {
     }
 }
 
+impl DeploymentStatus {
+    /// What there is to say of one deployment.
+    pub fn read(repo: &Repo, deployment: &Deployment) -> Result<Self> {
+        deployment_status(repo, deployment)
+    }
+}
+
 impl SysrootStatus {
     /// Everything there is to say of the sysroot. Needs no lock.
     pub fn read(sysroot: &Sysroot) -> Result<Self> {
         let repo = sysroot.repo();
         let deployments = sysroot.deployments().iter().map(|d| deployment_status(&repo, d)).collect::<Result<_>>()?;
-        Ok(Self { deployments, ..Self::default() })
+        Ok(Self { deployments, warnings: warnings::find(sysroot), ..Self::default() })
     }
 }
 

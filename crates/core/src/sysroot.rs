@@ -170,6 +170,10 @@ impl Deployment {
         format!("{}.{}", self.checksum(), self.serial())
     }
 
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.inner.equal(&other.inner)
+    }
+
     pub fn is_staged(&self) -> bool {
         self.inner.is_staged()
     }
@@ -204,6 +208,11 @@ impl Deployment {
             .origin()
             .ok_or_else(|| Error::failed(format!("The deployment {} has no origin file", self.name())))?;
         Origin::parse(&keyfile.to_data()).context(|| format!("Reading the origin of deployment {}", self.name()))
+    }
+
+    /// A key of its boot entry (Boot Loader Specification): `linux`, `initrd`, `options`.
+    pub fn boot_entry(&self, key: &str) -> Option<String> {
+        self.inner.bootconfig()?.get(key).map(Into::into)
     }
 
     fn options(&self) -> String {

@@ -98,6 +98,24 @@ impl World {
 
     /// What `apt-get -s install ARGS` would do with the same files: `name:arch=version` in, `-name:arch` out.
     pub(crate) fn oracle(&self, args: &[&str], exclude: &[&str]) -> Option<BTreeSet<String>> {
+        let mut command = self.apt("apt-get", exclude);
+        let output = command.args(["-q", "-s", "install"]).args(args).output().expect("apt-get starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            return None;
+        }
+        Some(text.lines().filter_map(parse_simulation).collect())
+    }
+
+    /// What a program of apt prints about the same files.
+    pub(crate) fn apt_says(&self, program: &str, args: &[&str]) -> String {
+        let output = self.apt(program, &[]).args(args).output().expect("apt's program starts");
+        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// A program of apt that works with the files of this world.
+    fn apt(&self, program: &str, exclude: &[&str]) -> Command {
         let parts = self.dir.path().join("oracle");
         fs::create_dir_all(&parts).expect("own directory");
         let mut pins = String::new();
@@ -129,17 +147,12 @@ impl World {
         // Lists cannot be given on the command line without adding to the host's.
         let arches = "APT::Architectures { \"amd64\"; \"i386\"; };\n";
         fs::write(parts.join("arches.conf"), arches).expect("own directory");
-        let mut command = Command::new("apt-get");
+        let mut command = Command::new(program);
         command.env("APT_CONFIG", parts.join("arches.conf")).env("LC_ALL", "C");
         for (key, value) in options {
             command.args(["-o", &format!("{key}={value}")]);
         }
-        let output = command.args(["-q", "-s", "install"]).args(args).output().expect("apt-get starts");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !output.status.success() {
-            return None;
-        }
-        Some(text.lines().filter_map(parse_simulation).collect())
+        command
     }
 }
 

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use apt_ostree_core::changelog::{self, Changelogs};
+use apt_ostree_core::model::changelog as changelog_model;
 use apt_ostree_core::model::diff::PackageDiff;
 use apt_ostree_core::model::glob;
 use apt_ostree_core::model::package::PackageId;
@@ -57,7 +59,8 @@ struct DiffArgs {
     /// Output format: block, diff or json
     #[arg(short = 'F', long, value_name = "FORMAT", default_value = "block")]
     format: String,
-    #[arg(short, long, hide = true)]
+    /// Also output changelogs
+    #[arg(short, long)]
     changelogs: bool,
     #[arg(short, long, hide = true)]
     advisories: bool,
@@ -191,7 +194,9 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
     if !matches!(diff.format.as_str(), "block" | "diff" | "json") {
         return Err(Error::usage("Format argument is invalid, pick one of: diff, block, json").into());
     }
-    not_available(diff.changelogs, "--changelogs", "changelogs are not read")?;
+    if diff.changelogs && diff.format == "json" {
+        return Err(Error::usage("json format and --changelogs not supported together").into());
+    }
     not_available(diff.advisories, "--advisories", NO_ADVISORIES)?;
     if diff.revs.len() > 2 {
         return usage("At most two revisions can be compared");
@@ -211,13 +216,48 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
         }));
         return Ok(());
     }
+    let list = match diff.format.as_str() {
+        "diff" => packages.lines(),
+        _ if diff.changelogs => {
+            let changelogs = changelog::of_diff(&repo, &from.checksum, &to.checksum, &packages)?;
+            with_changelogs(&packages, &changelogs)
+        }
+        _ => packages.block(),
+    };
     app.terminal.print(&format!(
-        "ostree diff commit from: {}\nostree diff commit to:   {}\n{}",
+        "ostree diff commit from: {}\nostree diff commit to:   {}\n{list}",
         from.text(),
         to.text(),
-        if diff.format == "diff" { packages.lines() } else { packages.block() }
     ));
     Ok(())
+}
+
+/// The block form with the entries below each package, in the shape of rpm-ostree: `* DATE AUTHOR - VERSION`, then the changes.
+fn with_changelogs(packages: &PackageDiff, changelogs: &Changelogs) -> String {
+    let mut text = String::new();
+    for (title, list) in packages.groups() {
+        text += &format!("{title}:\n");
+        for change in list {
+            text += &format!("  {}\n", change.describe());
+            match changelogs.get(&change.name) {
+                Some(Some(entries)) => entries.iter().for_each(|entry| text += &entry_text(entry)),
+                Some(None) => text += "    (no changelog in the tree)\n\n",
+                None => {}
+            }
+        }
+    }
+    text
+}
+
+fn entry_text(entry: &changelog_model::Entry) -> String {
+    let mut text = format!("    * {} {} - {}\n", entry.date, entry.author, entry.version);
+    for line in &entry.changes {
+        let line = line.strip_prefix("* ").map_or_else(|| line.clone(), |rest| format!("- {rest}"));
+        text += format!("    {line}").trim_end();
+        text.push('\n');
+    }
+    text.push('\n');
+    text
 }
 
 fn sides(app: &App, args: &DbArgs, revs: &[String]) -> Result<(Repo, Side, Side), Failure> {

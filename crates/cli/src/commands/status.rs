@@ -118,6 +118,12 @@ fn pending_diff(repo: &Repo, status: &SysrootStatus) -> PackageDiff {
     }
 }
 
+/// One deployment as text, by itself.
+pub(crate) fn deployment(terminal: &Terminal, d: &DeploymentStatus, verbose: bool) -> String {
+    let shown = DeploymentStatus { booted: false, ..d.clone() };
+    Text { terminal, verbose, diff: PackageDiff::default() }.deployment(&shown, 0, false)
+}
+
 struct Text<'a> {
     terminal: &'a Terminal,
     verbose: bool,
@@ -128,6 +134,10 @@ struct Text<'a> {
 impl Text<'_> {
     fn status(&self, status: &SysrootStatus, booted_only: bool) -> String {
         let mut text = String::from(if status.transaction.is_some() { "State: busy\n" } else { "State: idle\n" });
+        for warning in &status.warnings {
+            text += &format!("{} {}\n", self.terminal.red("Warning:"), warning.text);
+            warning.details.iter().for_each(|line| text += &format!("         {line}\n"));
+        }
         if self.verbose {
             text += "AutomaticUpdates: disabled\n";
         }

@@ -3,7 +3,7 @@
 //! dpkg is the only thing that interprets packages. Its `--status-fd` lines are the progress; when a maintainer
 //! script fails, they also say which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::order;
@@ -55,6 +55,12 @@ impl DpkgRun<'_> {
             script.push_str(&format!(
                 "if [ -x /usr/bin/debconf-set-selections ]; then debconf-set-selections <<'ANSWERS'\n{}\nANSWERS\nfi\n",
                 self.preseed.trim_end()
+            ));
+        }
+        // A foreign architecture may be the machine's wish, unknown to the base's dpkg until now.
+        for arch in foreign_architectures(packages, self.native_arch) {
+            script.push_str(&format!(
+                "dpkg --print-foreign-architectures | grep -qx {arch} || dpkg --add-architecture {arch}\n"
             ));
         }
         if !remove.is_empty() {
@@ -116,6 +122,10 @@ impl DpkgRun<'_> {
         }
         line
     }
+}
+
+fn foreign_architectures<'a>(packages: &'a [SolvedPackage], native: &str) -> BTreeSet<&'a str> {
+    packages.iter().map(|p| p.id.arch.as_str()).filter(|a| *a != native && *a != "all").collect()
 }
 
 /// Runs the triggers of package `$1`. dpkg has forgotten which were pending when their script fails (`trigproc` in its

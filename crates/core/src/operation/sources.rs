@@ -6,12 +6,40 @@ use std::path::Path;
 use crate::compose::input;
 use crate::digest;
 use crate::error::{Context, Error, Result};
+use crate::model::daemon_config::DaemonConfig;
 use crate::model::package;
 use crate::model::sources::Source;
 use crate::source::SourceConfig;
 
+/// The settings of the machine, below its /etc.
+const DAEMON_CONFIG: &str = "apt-ostreed.conf";
+
 /// `state` is the folder of libapt's own files (see [`SourceConfig::state`]).
 pub fn config(tree: &Path, machine_etc: Option<&Path>, state: &Path, offline: bool) -> Result<SourceConfig> {
+    let config = describe(tree, machine_etc, &state.join("keyrings"), true)?;
+    if config.sources.is_empty() {
+        let etc = machine_etc.map_or_else(|| tree.join("usr/etc"), Path::to_owned);
+        return Err(Error::usage("The system has no apt sources to take packages from")
+            .hint(format!("Add them in {}", etc.join("apt/sources.list.d").display())));
+    }
+    Ok(SourceConfig { state: state.to_owned(), offline, ..config })
+}
+
+/// The same for questions: the indexes and libapt's cache of `state` through links in `scratch`, which is the only folder
+/// that is written to. A machine without sources has packages to tell about, too.
+pub fn reading(tree: &Path, machine_etc: Option<&Path>, state: &Path, scratch: &Path) -> Result<SourceConfig> {
+    let config = describe(tree, machine_etc, &state.join("keyrings"), false)?;
+    for name in ["lists", "cache"] {
+        let (real, link) = (state.join(name), scratch.join(name));
+        if real.is_dir() {
+            std::os::unix::fs::symlink(&real, &link).context(|| format!("Linking {}", link.display()))?;
+        }
+    }
+    Ok(SourceConfig { state: scratch.to_owned(), offline: true, reading: true, ..config })
+}
+
+/// All but `state`. `keyrings` is where the copies of keyrings are, or are to be made with `copy`.
+fn describe(tree: &Path, machine_etc: Option<&Path>, keyrings: &Path, copy: bool) -> Result<SourceConfig> {
     let sysimage = tree.join("usr/lib/sysimage");
     let status = sysimage.join("dpkg/status");
     let text = std::fs::read_to_string(&status).context(|| format!("Reading {}", status.display()))?;
@@ -20,49 +48,66 @@ pub fn config(tree: &Path, machine_etc: Option<&Path>, state: &Path, offline: bo
         .find(|p| p.name == "dpkg")
         .map(|p| p.arch)
         .ok_or_else(|| Error::failed("The base has no dpkg: its architecture is unknown"))?;
-    let foreign = std::fs::read_to_string(sysimage.join("dpkg/arch")).unwrap_or_default();
     let etc = machine_etc.map_or_else(|| tree.join("usr/etc"), Path::to_owned);
     // The deployment of that /etc is the tree whose keyrings its `Signed-By` fields mean.
     let system = machine_etc.and_then(Path::parent).unwrap_or(tree);
     let mut sources = input::tree_sources(system, &arch)?;
-    keep_keyrings(&mut sources, &state.join("keyrings"))?;
-    let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
-    if sources.is_empty() {
-        return Err(Error::usage("The system has no apt sources to take packages from")
-            .hint(format!("Add them in {}", etc.join("apt/sources.list.d").display())));
-    }
+    keep_keyrings(&mut sources, keyrings, copy)?;
     Ok(SourceConfig {
-        state: state.to_owned(),
         extended_states: Some(sysimage.join("apt/extended_states")),
         status,
-        sources,
+        sources: sources.iter().map(ToString::to_string).collect(),
         trusted_parts: Some(etc.join("apt/trusted.gpg.d")),
         preferences: vec![etc.join("apt/preferences"), etc.join("apt/preferences.d")],
-        foreign_arches: foreign
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty() && *l != arch)
-            .map(ToOwned::to_owned)
-            .collect(),
+        foreign_arches: foreign_architectures(&sysimage, &etc, &arch)?,
         arch,
         recommends: true,
-        offline,
+        ..SourceConfig::default()
+    })
+}
+
+/// Those that the base's dpkg knows (`dpkg --add-architecture` in the image), then those of the machine's settings.
+fn foreign_architectures(sysimage: &Path, etc: &Path, native: &str) -> Result<Vec<String>> {
+    let of_base = std::fs::read_to_string(sysimage.join("dpkg/arch")).unwrap_or_default();
+    let mut list: Vec<String> = of_base.lines().map(str::trim).map(ToOwned::to_owned).collect();
+    list.extend(daemon_config(etc)?.foreign_architectures);
+    let mut kept: Vec<String> = Vec::new();
+    for arch in list {
+        if !arch.is_empty() && arch != native && !kept.contains(&arch) {
+            kept.push(arch);
+        }
+    }
+    Ok(kept)
+}
+
+/// The settings of the machine; none when there is no file.
+pub fn daemon_config(etc: &Path) -> Result<DaemonConfig> {
+    let path = etc.join(DAEMON_CONFIG);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(DaemonConfig::default()),
+        Err(e) => return Err(e).context(|| format!("Reading {}", path.display())),
+    };
+    DaemonConfig::parse(&text).map_err(|why| {
+        Error::usage(format!("{}: {why}", path.display())).hint("Correct the file; nothing was changed.")
     })
 }
 
 /// Copies the keyrings to names made of their content. The deployment they come from is another one after every
 /// transaction, and libapt takes a source with another `Signed-By` for one whose index was never fetched.
-fn keep_keyrings(sources: &mut [Source], kept: &Path) -> Result<()> {
-    std::fs::create_dir_all(kept).context(|| format!("Creating {}", kept.display()))?;
+fn keep_keyrings(sources: &mut [Source], kept: &Path, copy: bool) -> Result<()> {
+    if copy {
+        std::fs::create_dir_all(kept).context(|| format!("Creating {}", kept.display()))?;
+    }
     for source in sources {
         let mut copies = BTreeMap::new();
         for keyring in source.keyrings() {
             let extension = keyring.extension().unwrap_or_default().to_string_lossy().into_owned();
-            let copy = kept.join(format!("{}.{extension}", digest::of_file(keyring)?));
-            if !copy.exists() {
-                std::fs::copy(keyring, &copy).context(|| format!("Keeping the keyring {}", keyring.display()))?;
+            let kept = kept.join(format!("{}.{extension}", digest::of_file(keyring)?));
+            if copy && !kept.exists() {
+                std::fs::copy(keyring, &kept).context(|| format!("Keeping the keyring {}", keyring.display()))?;
             }
-            copies.insert(keyring.clone(), copy);
+            copies.insert(keyring.clone(), kept);
         }
         source.map_keyrings(|keyring| copies.get(keyring).cloned().unwrap_or_else(|| keyring.to_owned()));
     }

@@ -3,11 +3,16 @@
 use std::path::Path;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::event::{EventSink, EventSinkExt};
 use crate::operation::transaction::human_size;
 use crate::plan::Plan;
+use crate::sysroot::{Deployment, Sysroot};
 
 /// What a transaction needs beyond packages: the directory tree of a checkout, metadata, dpkg's own copies. Bytes.
 const RESERVE: u64 = 64 << 20;
+
+/// Boot entries and the boot loader's configuration, written twice. Bytes.
+const BOOT_RESERVE: u64 = 1 << 20;
 
 /// Refuses a plan that cannot fit. `base_tree` tells how large kernel and initramfs are.
 pub fn check(sysroot: &Path, plan: &Plan, base_tree: &Path) -> Result<()> {
@@ -19,6 +24,44 @@ pub fn check(sysroot: &Path, plan: &Plan, base_tree: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Room in /boot for the kernel and initramfs of a commit, which libostree copies there unless a deployment has the same
+/// ones. Where there is too little, deployments that are neither booted, nor the one to go back to, nor pinned are
+/// dropped, the oldest first.
+pub fn make_room_in_boot(sysroot: &Sysroot, stateroot: &str, commit: &str, events: &dyn EventSink) -> Result<()> {
+    let repo = sysroot.repo();
+    let files = repo.kernel_files(commit)?;
+    let known = |d: &Deployment| repo.kernel_files(&d.checksum()).is_ok_and(|other| other == files);
+    if files.is_empty() || sysroot.deployments().iter().any(|d| !d.is_staged() && known(d)) {
+        return Ok(());
+    }
+    let boot = sysroot.path().join("boot");
+    let needed = files.iter().map(|(_, size)| size).sum::<u64>() + BOOT_RESERVE;
+    let what = "the new kernel and its initramfs";
+    loop {
+        let lacking = match require(&boot, needed, what) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let all = sysroot.deployments();
+        let Some(oldest) = expendable(&all, stateroot) else { return Err(lacking) };
+        events.message(format!("Dropping deployment {} to make room in {}", oldest.name(), boot.display()));
+        let left: Vec<Deployment> = all.iter().filter(|d| !d.is_same(&oldest)).cloned().collect();
+        sysroot.write_deployments(&left)?;
+        sysroot.clean_up_deployments()?;
+    }
+}
+
+/// The last deployment in boot order that may go for another one. The booted one stays (where none is, the first), and so
+/// does the one after it: what is good for certain if the booted one turns out not to be.
+fn expendable(all: &[Deployment], stateroot: &str) -> Option<Deployment> {
+    let mine: Vec<&Deployment> = all.iter().filter(|d| d.stateroot() == stateroot).collect();
+    let booted = mine.iter().position(|d| d.booted).unwrap_or(0);
+    let may_go = |(index, d): &(usize, &&Deployment)| {
+        *index != booted && *index != booted + 1 && !d.is_pinned() && !d.is_staged()
+    };
+    mine.iter().enumerate().filter(may_go).map(|(_, d)| (*d).clone()).next_back()
 }
 
 fn require(path: &Path, needed: u64, what: &str) -> Result<()> {

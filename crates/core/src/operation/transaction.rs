@@ -160,6 +160,9 @@ impl<'a> Transaction<'a> {
     ) -> Result<Report> {
         let pending = self.pending()?;
         let pending_info = self.repo.info(&pending.checksum())?;
+        if !self.options.dry_run && !self.options.download_only {
+            super::space::make_room_in_boot(&self.sysroot, &self.stateroot, base_commit, self.ports.events)?;
+        }
         let mut report = Report::default();
         let (commit, plan) = if origin.is_layered() {
             let base = self.open_base(base_commit)?;
@@ -227,6 +230,12 @@ impl<'a> Transaction<'a> {
         };
         report.staged = self.sysroot.deploy(&new, self.ports.events)?;
         report.changed = true;
+        if report.staged && self.options.lock_finalization {
+            let base = if plan.base.is_empty() { commit } else { &plan.base };
+            report.lines.push(format!(
+                "Finalization is locked: a shutdown does not apply it before: apt-ostree finalize-deployment {base}"
+            ));
+        }
         let freed = self.sysroot.clean_up()?;
         if freed > 0 {
             report.lines.push(format!("Freed: {}", human_size(freed)));

@@ -2,7 +2,7 @@
 
 use ostree::glib::prelude::ToVariant;
 use ostree::glib::{Variant, VariantClass, VariantDict};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Repo;
@@ -16,7 +16,7 @@ use crate::source::ArchiveInfo;
 const CLIENTLAYER_VERSION: u32 = 6;
 
 /// A base package as a layered commit recorded it: `(nevra, name, epoch, version, release, arch)`, printed as an array.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BasePackage(pub String, pub String, pub u64, pub String, pub String, pub String);
 
 impl BasePackage {

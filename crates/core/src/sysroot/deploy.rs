@@ -87,6 +87,11 @@ impl Sysroot {
         Ok(image_kargs::merge(&current, &old, &repo.image_kargs(commit)?))
     }
 
+    /// Locks the staged deployment against finalization at shutdown, or unlocks it.
+    pub fn toggle_finalization(&self, staged: &Deployment) -> Result<()> {
+        self.inner.change_finalization(&staged.inner).context(|| "Changing the finalization of the staged deployment")
+    }
+
     /// Writes this list of deployments, in this order.
     pub fn write_deployments(&self, list: &[Deployment]) -> Result<()> {
         let inner: Vec<ostree::Deployment> = list.iter().map(|d| d.inner.clone()).collect();
@@ -94,6 +99,11 @@ impl Sysroot {
         self.inner
             .write_deployments_with_options(&inner, &options, gio::Cancellable::NONE)
             .context(|| "Writing the boot configuration")
+    }
+
+    /// Removes directories and boot files of deployments that are no longer in the list; the repository stays as it is.
+    pub fn clean_up_deployments(&self) -> Result<()> {
+        self.inner.prepare_cleanup(gio::Cancellable::NONE).context(|| "Cleaning up deployments")
     }
 
     /// Removes what no deployment and no ref uses: deployment directories, boot files, base checkouts, local
@@ -121,7 +131,7 @@ impl Sysroot {
         }
         repo.set_base_refs(&layered)?;
         repo.clean_extension(&bases, local.as_deref())?;
-        self.inner.prepare_cleanup(gio::Cancellable::NONE).context(|| "Cleaning up deployments")?;
+        self.clean_up_deployments()?;
         let (_, _, freed) = repo
             .inner
             .prune(ostree::RepoPruneFlags::REFS_ONLY, 0, gio::Cancellable::NONE)
