@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod dpkg;
 pub mod kernel;
 pub mod layer;
+pub mod layer_kernel;
 pub mod order;
 pub mod overlay;
 pub mod quirks;

@@ -8,6 +8,7 @@ pub mod layout;
 pub mod origin;
 pub mod package;
 pub mod request;
+pub mod settings;
 pub mod sources;
 pub mod time;
 pub mod tmpfiles;

@@ -5,12 +5,16 @@ pub mod cleanup;
 pub mod compose_tree;
 pub mod deploy;
 pub mod init_sysroot;
+pub mod initramfs;
+pub mod initramfs_etc;
 pub mod interruption;
 pub mod kargs;
 pub mod log;
+pub mod overrides;
 pub mod pkg_change;
 pub mod rebase;
 pub mod refresh_md;
+pub mod reset;
 pub mod rollback;
 pub mod sources;
 pub mod space;
@@ -110,6 +114,10 @@ pub enum Verb {
         repomd: bool,
     },
     Kargs(KargsChange),
+    Initramfs(InitramfsChange),
+    InitramfsEtc(InitramfsEtcChange),
+    Override(OverrideChange),
+    Reset(Reset),
     RefreshMd {
         force: bool,
     },
@@ -150,6 +158,56 @@ pub struct KargsChange {
     pub set: Option<String>,
     /// The line the change was made on; another one by now is an error.
     pub expected: Option<String>,
+}
+
+/// `initramfs --enable|--disable`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InitramfsChange {
+    pub enable: bool,
+    /// Further arguments for dracut.
+    pub args: Vec<String>,
+}
+
+/// `initramfs-etc`; paths are absolute.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InitramfsEtcChange {
+    pub track: Vec<String>,
+    pub untrack: Vec<String>,
+    pub untrack_all: bool,
+    /// Make a new deployment even if the list is the same.
+    pub force_sync: bool,
+}
+
+/// `override remove|replace|reset`, mixed as the options of each allow.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OverrideChange {
+    /// Packages of the base to remove: `name`, `name:arch` or NEVRA.
+    pub remove: Vec<String>,
+    /// Packages of the base to replace: `name=version`, `name/suite`, or a name with `from`.
+    pub replace: Vec<String>,
+    /// Where the versions of `replace` come from: `suite=SUITE` or `repo=ID`.
+    pub from: Option<String>,
+    /// Local .deb files to replace packages of the base with, absolute paths.
+    pub replace_local: Vec<PathBuf>,
+    /// Packages whose overrides are dropped.
+    pub reset: Vec<String>,
+    pub reset_all: bool,
+    pub packages: PackageChanges,
+}
+
+/// `reset`; none of the parts means all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reset {
+    /// Layered packages.
+    pub overlays: bool,
+    pub overrides: bool,
+    /// Regeneration and tracked files.
+    pub initramfs: bool,
+    pub packages: PackageChanges,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -253,6 +311,10 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
             cleanup::execute(transaction, what)
         }
         Verb::Kargs(change) => kargs::execute(transaction, change),
+        Verb::Initramfs(change) => initramfs::execute(transaction, change),
+        Verb::InitramfsEtc(change) => initramfs_etc::execute(transaction, change),
+        Verb::Override(change) => overrides::execute(transaction, change),
+        Verb::Reset(reset) => reset::execute(transaction, reset),
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
         Verb::InitSysroot(_) | Verb::ComposeTree(_) => unreachable!("handled above: these need no sysroot to lock"),
     }
@@ -267,6 +329,10 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Rollback => "rollback",
         Verb::Cleanup { .. } => "cleanup",
         Verb::Kargs(_) => "kargs",
+        Verb::Initramfs(_) => "initramfs",
+        Verb::InitramfsEtc(_) => "initramfs-etc",
+        Verb::Override(_) => "override",
+        Verb::Reset(_) => "reset",
         Verb::RefreshMd { .. } => "refresh-md",
         Verb::InitSysroot(_) => "init-sysroot",
         Verb::ComposeTree(_) => "compose",
