@@ -33,7 +33,12 @@ field() { sed -n "s/^$1[[:space:]]*//p" "$entry"; }
 # Paths of an entry are relative to the file system with /boot, or to / with sysroot.bootprefix.
 file() { if [ -e "$sysroot/boot$1" ]; then echo "$sysroot/boot$1"; else echo "$sysroot$1"; fi; }
 kernel=$(file "$(field linux)")
-initrd=$(file "$(field initrd)")
+# A second initrd line has the files that `initramfs-etc` tracks; a boot loader loads all, each at a multiple of four.
+initrd=$work/initrd
+while read -r path; do
+  cat "$(file "$path")" >> "$initrd"
+  truncate -s %4 "$initrd"
+done < <(field initrd)
 options=$(field options)
 case " $options " in
   *' root=UUID='*) uuid=${options##*root=UUID=} uuid=${uuid%% *} ;;

@@ -12,7 +12,7 @@ use crate::bases::{BRANCH, PROGRAM, TREE, base, daemon};
 use crate::world::{World, small};
 
 /// Of the root file system; the script gives it to the disk that it makes.
-const ROOT: &str = "root=UUID=5e2b6f0e-3a51-4d3c-9a40-0d8c1f1f7a6b";
+pub(crate) const ROOT: &str = "root=UUID=5e2b6f0e-3a51-4d3c-9a40-0d8c1f1f7a6b";
 
 /// A base whose administrator has made an account, and then layered a program of Debian and a daemon with its user.
 fn machine() -> World {
@@ -55,7 +55,7 @@ fn host_keys(world: &World) -> Vec<String> {
 }
 
 /// Starts the system with a script of `tests/boot`; what a command inside said.
-fn inside(world: &World, script: &str, what: &str) -> Outcome {
+pub(crate) fn inside(world: &World, script: &str, what: &str) -> Outcome {
     let mut command = Command::new(format!("{TREE}/tests/boot/{script}"));
     command.arg(world.sysroot.dir()).arg(what).env("APT_OSTREE", PROGRAM);
     let output = command.output().expect("the script starts");

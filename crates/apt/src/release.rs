@@ -27,12 +27,23 @@ pub(crate) fn origin_of(version: &Version<'_>) -> Option<String> {
     Some(format!("{}/{}", suite_of(&file), file.component().unwrap_or("main")))
 }
 
-/// Whether a version is offered by a suite: by its name in the sources, its `Suite` or its `Codename`.
+/// Whether a version is offered by a suite: by its name in the sources, its `Suite`, its `Codename`, or the
+/// [`ArchiveInfo::id`] of one of its indexes.
 pub(crate) fn offered_by(version: &Version<'_>, suite: &str) -> bool {
-    version
-        .package_files()
-        .filter(PackageFile::is_downloadable_index)
-        .any(|file| file.archive() == Some(suite) || file.codename() == Some(suite) || suite_of(&file) == suite)
+    version.package_files().filter(PackageFile::is_downloadable_index).any(|file| {
+        file.archive() == Some(suite)
+            || file.codename() == Some(suite)
+            || suite_of(&file) == suite
+            || id_of(&file) == suite
+    })
+}
+
+fn id_of(file: &PackageFile<'_>) -> String {
+    let suite = suite_of(file);
+    match file.origin() {
+        Some(origin) => format!("{origin}/{suite}"),
+        None => suite,
+    }
 }
 
 /// A question that rust-apt does not ask by itself.
@@ -54,10 +65,7 @@ pub(crate) fn archives(cache: &Cache, config: &SourceConfig) -> Vec<ArchiveInfo>
     let mut found: BTreeMap<(String, String), ArchiveInfo> = BTreeMap::new();
     for file in cache.package_files().filter(PackageFile::is_downloadable_index) {
         let suite = suite_of(&file);
-        let id = match file.origin() {
-            Some(origin) => format!("{origin}/{suite}"),
-            None => suite.clone(),
-        };
+        let id = id_of(&file);
         let component = file.component().unwrap_or_default().to_owned();
         let stem = Path::new(file.filename().unwrap_or_default()).file_name().unwrap_or_default().to_string_lossy();
         let date = releases.iter().filter(|(prefix, _)| stem.starts_with(prefix.as_str())).map(|(_, date)| *date).max();

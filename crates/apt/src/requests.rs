@@ -31,9 +31,12 @@ pub(crate) struct Goal<'a> {
 pub(crate) struct Goals<'a> {
     pub(crate) install: Vec<Goal<'a>>,
     pub(crate) satisfied: Vec<(PackageRequest, PackageId)>,
+    /// Replacements that are installed already.
+    pub(crate) idle: Vec<(PackageRequest, PackageId)>,
     /// Installed packages that go for good.
     pub(crate) remove: Vec<Package<'a>>,
-    /// Full names of installed packages that may be replaced by any version: named both as to remove and as to install.
+    /// Full names of installed packages that may be replaced by any version: named both as to remove and as to install, or
+    /// to be replaced.
     pub(crate) replace: BTreeSet<String>,
 }
 
@@ -85,10 +88,22 @@ pub(crate) fn find<'a>(
     config: &SourceConfig,
     task: &SolveTask,
     local: &[LocalDeb],
+    replace: &[LocalDeb],
 ) -> Result<Goals<'a>> {
     let finder = Finder { cache, config, task };
     let mut goals = Goals::default();
     finder.find_removals(&mut goals)?;
+    for deb in replace {
+        let name = deb.field("Package")?;
+        let arch = deb.field("Architecture")?;
+        if let Some(package) = finder.lookup(&name, Some(&arch)) {
+            goals.replace.insert(full_name(&package));
+        }
+        finder.find_local(deb, &mut goals)?;
+    }
+    for request in &task.replace {
+        finder.find_replacement(request, &mut goals)?;
+    }
     for deb in local {
         finder.find_local(deb, &mut goals)?;
     }
@@ -115,7 +130,7 @@ pub(crate) fn find<'a>(
     }
     // What is both to go and to come is replaced.
     let coming: BTreeSet<String> = goals.install.iter().map(|g| full_name(&g.version.parent())).collect();
-    goals.replace = goals.remove.iter().map(full_name).filter(|n| coming.contains(n)).collect();
+    goals.replace.extend(goals.remove.iter().map(full_name).filter(|n| coming.contains(n)));
     goals.remove.retain(|p| !coming.contains(&full_name(p)));
     Ok(goals)
 }
@@ -200,6 +215,13 @@ impl<'a> Finder<'a, '_> {
                     .find(Package::is_installed),
             };
             match installed {
+                Some(package) if package.installed().is_some_and(|v| is_essential(&v)) => {
+                    return Err(Error::new(
+                        ErrorKind::Unsatisfiable,
+                        format!("{name} is essential: nothing works without it"),
+                    )
+                    .hint("Replace it by another version, or compose a base without it."));
+                }
                 Some(package) => goals.remove.push(package),
                 None => unknown.push(name.as_str()),
             }
@@ -208,6 +230,47 @@ impl<'a> Finder<'a, '_> {
             return Ok(());
         }
         Err(Error::new(ErrorKind::NotFound, format!("Packages not installed: {}", unknown.join(", "))))
+    }
+
+    /// Another version of an installed package, newer or older.
+    fn find_replacement(&self, request: &PackageRequest, goals: &mut Goals<'a>) -> Result<()> {
+        let package = self.package(request).filter(Package::is_installed).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("Package \"{}\" not found", request.target()))
+                .hint("Only packages of the base can be replaced; others are installed.")
+        })?;
+        let version = self.select(request, &package)?;
+        if version.is_installed() {
+            goals.idle.push((request.clone(), id_of(&version)));
+            return Ok(());
+        }
+        goals.replace.insert(full_name(&package));
+        let suite = match &request.selector {
+            Selector::Suite(suite) => Some(suite.clone()),
+            _ => None,
+        };
+        self.add(Some(request), version, suite, None, goals)
+    }
+
+    /// The version that a request by version or suite names.
+    fn select(&self, request: &PackageRequest, package: &Package<'a>) -> Result<Version<'a>> {
+        match &request.selector {
+            Selector::Suite(suite) => package
+                .versions()
+                .filter(|v| release::offered_by(v, suite))
+                .max()
+                .ok_or_else(|| not_offered(package, format!("No {} in suite '{suite}'", request.target()))),
+            Selector::Version(wanted) => package
+                .versions()
+                .find(|v| match wanted.strip_suffix('*') {
+                    Some(prefix) => v.version().starts_with(prefix),
+                    None => v.version() == wanted,
+                })
+                .ok_or_else(|| not_offered(package, format!("Version '{wanted}' of {} not found", request.target()))),
+            Selector::Any | Selector::Relation(..) => {
+                Err(Error::usage(format!("'{request}' does not say which version to take"))
+                    .hint("Name a version (NAME=VERSION) or a suite."))
+            }
+        }
     }
 
     fn find_local(&self, deb: &LocalDeb, goals: &mut Goals<'a>) -> Result<()> {
@@ -253,21 +316,9 @@ impl<'a> Finder<'a, '_> {
                 };
                 self.add(Some(request), version, None, None, goals)
             }
-            Selector::Version(wanted) => {
-                let version = package.versions().find(|v| match wanted.strip_suffix('*') {
-                    Some(prefix) => v.version().starts_with(prefix),
-                    None => v.version() == wanted,
-                });
-                let version = version.ok_or_else(|| {
-                    not_offered(&package, format!("Version '{wanted}' of {} not found", request.target()))
-                })?;
-                self.add(Some(request), version, None, None, goals)
-            }
+            Selector::Version(_) => self.add(Some(request), self.select(request, &package)?, None, None, goals),
             Selector::Suite(suite) => {
-                let version = package.versions().filter(|v| release::offered_by(v, suite)).max();
-                let version = version
-                    .ok_or_else(|| not_offered(&package, format!("No {} in suite '{suite}'", request.target())))?;
-                self.add(Some(request), version, Some(suite.clone()), None, goals)
+                self.add(Some(request), self.select(request, &package)?, Some(suite.clone()), None, goals)
             }
             Selector::Relation(op, wanted) => {
                 let meets = |v: &Version<'_>| relation_holds(v.version(), op, wanted);
@@ -372,7 +423,7 @@ impl<'a> Finder<'a, '_> {
             )
             .hint("Take it out of one of the two lists."));
         }
-        let leaving = goals.remove.iter().any(|p| full_name(p) == name);
+        let leaving = goals.replace.contains(&name) || goals.remove.iter().any(|p| full_name(p) == name);
         if let Some(installed) = version.parent().installed().filter(|_| !leaving) {
             if version::compare(version.version(), installed.version()).is_lt() {
                 return Err(Error::new(

@@ -35,9 +35,10 @@ fn solve_quietly(config: &SourceConfig, task: &SolveTask) -> Result<Solution> {
         task.exclude.iter().filter(|e| !installed.iter().any(|i| i.name == **e)).cloned().collect();
     let session = Session::configure(config, &exclude)?;
     let local = task.local.iter().map(|p| LocalDeb::read(p)).collect::<Result<Vec<_>>>()?;
-    let paths: Vec<String> = local.iter().map(|l| l.path.clone()).collect();
+    let replace = task.replace_local.iter().map(|p| LocalDeb::read(p)).collect::<Result<Vec<_>>>()?;
+    let paths: Vec<String> = local.iter().chain(&replace).map(|l| l.path.clone()).collect();
     let cache = session.open(&paths)?;
-    let goals = requests::find(&cache, config, task, &local)?;
+    let goals = requests::find(&cache, config, task, &local, &replace)?;
     let solver = Solver { cache: &cache, config, task, goals: &goals, installed: &installed };
     let changes = solver.run()?;
     solver.result(&changes)
@@ -76,6 +77,7 @@ impl<'a> Solver<'a, '_> {
             Ok(changes) => return Ok(changes),
             Err(violation) => violation,
         };
+        let also = self.would_go();
         // Making the marks anew takes as long as everything else together: only where it must be.
         self.clear()?;
         let messages = self.attempt(Engine::Three)?;
@@ -84,7 +86,28 @@ impl<'a> Solver<'a, '_> {
                 return Ok(changes);
             }
         }
-        Err(self.explanation(&first, &messages))
+        let error = self.explanation(&first, &messages);
+        if self.goals.remove.is_empty() || also.is_empty() {
+            return Err(error);
+        }
+        let named = self.goals.remove.iter().map(|p| p.fullname(true)).collect::<Vec<_>>().join(" ");
+        let also = also.join(" ");
+        Err(error
+            .hint(format!("What needs it would have to go as well: {also}"))
+            .hint(format!("To remove all of that: apt-ostree override remove {named} {also}")))
+    }
+
+    /// Packages that the present marks remove and nobody asked to: for a removal, what depends on it.
+    fn would_go(&self) -> Vec<String> {
+        let leaving: BTreeSet<String> = self.goals.remove.iter().map(full_name).collect();
+        let mut names: Vec<String> = self
+            .cache
+            .get_changes(true)
+            .filter(|p| p.marked_delete() && !leaving.contains(&full_name(p)))
+            .map(|p| p.fullname(true))
+            .collect();
+        names.sort();
+        names
     }
 
     fn clear(&self) -> Result<()> {
@@ -305,6 +328,7 @@ impl<'a> Solver<'a, '_> {
             install,
             remove,
             satisfied: self.goals.satisfied.clone(),
+            idle: self.goals.idle.clone(),
             archives: release::archives(self.cache, self.config),
         })
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use apt_ostree_core::ErrorKind;
+use apt_ostree_core::model::request::PackageRequest;
 use apt_ostree_core::source::{BaseUpgrades, SolveTask};
 use apt_ostree_testkit::archive::Archive;
 use apt_ostree_testkit::deb::Deb;
@@ -244,7 +245,16 @@ fn removes_only_what_is_named() {
         let needed = SolveTask { remove: names(&["core"]), ..SolveTask::default() };
         let error = world.solve_error(&needed);
         assert_eq!(error.kind, ErrorKind::Unsatisfiable);
-        assert_eq!(error.hints, ["core-tools : Depends: core but it is not going to be installed"]);
+        assert_eq!(
+            error.hints,
+            [
+                "core-tools : Depends: core but it is not going to be installed",
+                "What needs it would have to go as well: core-tools",
+                "To remove all of that: apt-ostree override remove core core-tools",
+            ]
+        );
+        let essential = world.solve_error(&SolveTask { remove: names(&["shell"]), ..SolveTask::default() });
+        assert!(essential.to_string().contains("shell is essential"), "{essential}");
 
         let both = SolveTask { remove: names(&["core", "core-tools"]), ..SolveTask::default() };
         assert_eq!(installs(&world.solve(&both).unwrap()), BTreeSet::from(["-core".into(), "-core-tools".into()]));
@@ -252,6 +262,43 @@ fn removes_only_what_is_named() {
         let unknown = SolveTask { remove: names(&["nothing", "core-tools"]), ..SolveTask::default() };
         let error = world.solve_error(&unknown);
         assert_eq!((error.kind, error.to_string()), (ErrorKind::NotFound, "Packages not installed: nothing".into()));
+    });
+}
+
+#[test]
+fn replaces_what_is_named_by_any_version() {
+    isolated(|| {
+        let mut world = world();
+        let requests = |list: &[&str]| list.iter().map(|r| PackageRequest::parse(r).unwrap()).collect::<Vec<_>>();
+        // Also where nothing of the base may be made newer.
+        let newer = SolveTask {
+            replace: requests(&["core-tools=1.1"]),
+            base_upgrades: BaseUpgrades::Never,
+            ..SolveTask::default()
+        };
+        assert_eq!(Some(installs(&world.solve(&newer).unwrap())), world.oracle(&["core-tools=1.1"], &[]));
+        let by_index = SolveTask { replace: requests(&["old-editor/stable"]), ..SolveTask::default() };
+        assert_eq!(installs(&world.solve(&by_index).unwrap()), BTreeSet::from(["old-editor=4.0 all".to_owned()]));
+
+        let older = Deb::new("core-tools", "0.9").depends("core").build(&world.dir.path().join("local"));
+        let path = older.display().to_string();
+        let downgrade = SolveTask { replace_local: vec![older], ..task(&["app"]) };
+        let solution = world.solve(&downgrade).unwrap();
+        assert_eq!(Some(installs(&solution)), world.oracle(&["--allow-downgrades", &path, "app"], &[]));
+        let replaced = solution.install.iter().find(|p| p.id.name == "core-tools").unwrap();
+        assert_eq!((replaced.id.version.as_str(), replaced.previous.as_deref()), ("0.9", Some("1.0")));
+
+        // The base's own version is nothing to do; what is not installed cannot be replaced.
+        let idle = SolveTask { replace: requests(&["shell/stable", "core-tools=1.1"]), ..SolveTask::default() };
+        let solution = world.solve(&idle).unwrap();
+        assert_eq!(solution.idle.iter().map(|(r, _)| r.to_string()).collect::<Vec<_>>(), ["shell/stable"]);
+        assert_eq!(installs(&solution), BTreeSet::from(["core-tools=1.1 amd64".to_owned()]));
+        let absent = world.solve_error(&SolveTask { replace: requests(&["many=1.0"]), ..SolveTask::default() });
+        assert_eq!((absent.kind, absent.to_string()), (ErrorKind::NotFound, "Package \"many\" not found".into()));
+        // What a replacement needs is not replaced on the way.
+        let needs = Deb::new("core-tools", "0.8").depends("core (<< 2.41)").build(&world.dir.path().join("local"));
+        let error = world.solve_error(&SolveTask { replace_local: vec![needs], ..SolveTask::default() });
+        assert!(error.hints[0].starts_with("core-tools : Depends: core ("), "{:?}", error.hints);
     });
 }
 

@@ -8,12 +8,16 @@ pub(crate) mod finalize_deployment;
 pub(crate) mod history;
 pub(crate) mod info;
 pub(crate) mod init_sysroot;
+pub(crate) mod initramfs;
+pub(crate) mod initramfs_etc;
 pub(crate) mod install;
 pub(crate) mod internals;
 pub(crate) mod kargs;
 pub(crate) mod list;
+pub(crate) mod overrides;
 pub(crate) mod rebase;
 pub(crate) mod refresh_md;
+pub(crate) mod reset;
 pub(crate) mod rollback;
 pub(crate) mod search;
 pub(crate) mod status;
@@ -23,6 +27,7 @@ pub(crate) mod upgrade;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use apt_ostree_core::model::origin::Origin;
 use apt_ostree_core::operation::{Options, PackageChanges, Report, Request, Verb};
 use apt_ostree_core::query::View;
 use apt_ostree_core::sysroot::Sysroot;
@@ -63,6 +68,14 @@ pub(crate) enum Command {
     Kargs(kargs::KargsArgs),
     /// Unset the finalization locking state of the staged deployment and reboot
     FinalizeDeployment(finalize_deployment::FinalizeDeploymentArgs),
+    /// Enable or disable local initramfs regeneration
+    Initramfs(initramfs::InitramfsArgs),
+    /// Add files to the initramfs
+    InitramfsEtc(initramfs_etc::InitramfsEtcArgs),
+    /// Manage base package overrides
+    Override(overrides::OverrideArgs),
+    /// Remove all mutations
+    Reset(reset::ResetArgs),
     /// Generate package repository metadata
     #[command(alias = "makecache")]
     RefreshMd(refresh_md::RefreshMdArgs),
@@ -104,6 +117,10 @@ impl Command {
             Self::Cleanup(args) => cleanup::run(app, args),
             Self::Kargs(args) => kargs::run(app, args),
             Self::FinalizeDeployment(args) => finalize_deployment::run(app, args),
+            Self::Initramfs(args) => initramfs::run(app, args),
+            Self::InitramfsEtc(args) => initramfs_etc::run(app, args),
+            Self::Override(args) => overrides::run(app, args),
+            Self::Reset(args) => reset::run(app, args),
             Self::RefreshMd(args) => refresh_md::run(app, args),
             Self::Search(args) => search::run(app, &args),
             Self::Info(args) => info::run(app, &args),
@@ -195,6 +212,8 @@ pub(crate) struct Transaction {
     pub(crate) diff_preview: bool,
     /// Does not make a deployment: no word of a reboot.
     pub(crate) no_deployment: bool,
+    /// A line between the difference and the word of a reboot.
+    pub(crate) after_diff: Option<&'static str>,
 }
 
 /// One run of the program.
@@ -328,6 +347,9 @@ impl App {
         }
         if report.changed && !how.no_deployment {
             say(&report.diff.block());
+            if let Some(line) = how.after_diff {
+                say(&format!("{line}\n"));
+            }
             say(&if sysroot == Path::new("/") {
                 "Changes queued for next boot. Run \"systemctl reboot\" to start a reboot\n".to_owned()
             } else {
@@ -343,6 +365,12 @@ impl App {
         }
         Err(Error::failed("systemctl reboot failed").hint("The new deployment is in place; reboot to start it.").into())
     }
+}
+
+/// What the deployment that boots next (of that stateroot) asks for. Needs no lock.
+pub(crate) fn pending_origin(app: &App, stateroot: Option<&str>) -> Result<Origin> {
+    let sysroot = Sysroot::open(&app.sysroot()?)?;
+    sysroot.pending(&sysroot.stateroot(stateroot)?)?.origin()
 }
 
 /// The options that every verb with a new deployment has.

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use apt_ostree_core::model::diff::PackageDiff;
+use apt_ostree_core::model::package::PackageId;
 use apt_ostree_core::model::time::iso8601;
 use apt_ostree_core::operation::{Report, UpdateInfo};
-use apt_ostree_core::plan::Plan;
+use apt_ostree_core::plan::{Plan, Replacement};
 use apt_ostree_core::{Error, ErrorKind};
 use serde_json::{Value, json};
 
@@ -39,8 +40,16 @@ pub(crate) fn plan(plan: &Plan) -> String {
             let _ = writeln!(text, "  {request} (already provided by {})", id.nevra());
         }
     }
+    if !plan.inactive_overrides.is_empty() {
+        text += "Inactive overrides:\n";
+        for inactive in &plan.inactive_overrides {
+            let _ = writeln!(text, "  {inactive}");
+        }
+    }
     let upgraded: Vec<_> = plan.base_changes.iter().filter_map(|c| Some((c, c.new.as_ref()?))).collect();
-    let new: Vec<_> = plan.install.iter().filter(|p| upgraded.iter().all(|(_, id)| **id != p.id)).collect();
+    let is_new =
+        |id: &PackageId| upgraded.iter().all(|(_, new)| *new != id) && plan.replaced.iter().all(|r| r.new != *id);
+    let new: Vec<_> = plan.install.iter().filter(|p| is_new(&p.id)).collect();
     if !new.is_empty() {
         let _ = writeln!(text, "Installing {}:", count(new.len(), "package"));
         for package in new {
@@ -54,6 +63,14 @@ pub(crate) fn plan(plan: &Plan) -> String {
             let _ = writeln!(text, "  {} {} -> {} ({})", id.name, old.version, id.version, change.reason);
         }
     }
+    if !plan.replaced.is_empty() {
+        text += "Replacing base packages by override:\n";
+        for Replacement { source, previous, new } in &plan.replaced {
+            let renamed = if new.name == previous.name { String::new() } else { format!("{} ", previous.name) };
+            let source = source.as_deref().unwrap_or("local package");
+            let _ = writeln!(text, "  {} {renamed}{} -> {} ({source})", new.name, previous.version, new.version);
+        }
+    }
     if !plan.remove.is_empty() {
         let _ = writeln!(text, "Removing {}:", count(plan.remove.len(), "package"));
         for id in &plan.remove {
@@ -62,7 +79,7 @@ pub(crate) fn plan(plan: &Plan) -> String {
             let _ = writeln!(text, "  {}{reason}", id.nevra());
         }
     }
-    if plan.is_empty() {
+    if plan.is_empty() && !plan.initramfs {
         if plan.diff.is_empty() {
             return text + "Empty transaction\n";
         }
@@ -76,6 +93,8 @@ pub(crate) fn plan(plan: &Plan) -> String {
     let _ = writeln!(text, "Disk space needed: {}", size(plan.installed_size));
     if plan.kernel_change {
         text += "The kernel changes: a new initramfs is made\n";
+    } else if plan.initramfs {
+        text += "The initramfs is made again\n";
     }
     text
 }
@@ -155,11 +174,16 @@ pub(crate) fn report_json(report: &Report) -> Value {
             "base-changes": plan.base_changes.iter().map(|c| json!({
                 "previous": id(&c.previous), "new": c.new.as_ref().map(id), "reason": c.reason,
             })).collect::<Vec<_>>(),
+            "replaced": plan.replaced.iter().map(|r| json!({
+                "previous": id(&r.previous), "new": id(&r.new), "source": r.source,
+            })).collect::<Vec<_>>(),
+            "inactive-overrides": plan.inactive_overrides,
             "inactive": plan.inactive.iter().map(|(r, p)| json!([r, id(p)])).collect::<Vec<_>>(),
             "pkgdiff": plan.diff.to_json(),
             "download-size": plan.download_size,
             "installed-size": plan.installed_size,
             "kernel-change": plan.kernel_change,
+            "initramfs": plan.initramfs,
             "input-digest": plan.input_digest,
         })
     });
@@ -257,7 +281,11 @@ mod tests {
     fn a_plan_in_full() {
         let text = plan(&Plan {
             inactive: vec![("vim".into(), id("vim", "2:9.1-1"))],
-            install: vec![solved("htop", "3.4.1-5", None), solved("libc6", "2.41-13", Some("2.41-12"))],
+            install: vec![
+                solved("htop", "3.4.1-5", None),
+                solved("libc6", "2.41-13", Some("2.41-12")),
+                solved("vim-tiny", "2:9.0-1", Some("2:9.1-1")),
+            ],
             remove: vec![id("nano", "8.0-1")],
             base_changes: vec![
                 BaseChange {
@@ -267,6 +295,12 @@ mod tests {
                 },
                 BaseChange { previous: id("nano", "8.0-1"), new: None, reason: "asked for by an override".into() },
             ],
+            replaced: vec![Replacement {
+                source: Some("suite=sid".into()),
+                previous: id("vim-tiny", "2:9.1-1"),
+                new: id("vim-tiny", "2:9.0-1"),
+            }],
+            inactive_overrides: vec!["removal of ed (the base does not have it)".into()],
             download_size: 302_000,
             installed_size: 800_000,
             kernel_change: true,
@@ -276,13 +310,17 @@ mod tests {
             text,
             "Inactive requests:
   vim (already provided by vim-2:9.1-1.amd64)
+Inactive overrides:
+  removal of ed (the base does not have it)
 Installing 1 package:
   htop-3.4.1-5.amd64 (trixie/main, 151.0 kB)
 Upgrading base packages:
   libc6 2.41-12 -> 2.41-13 (needed by libc6-dev)
+Replacing base packages by override:
+  vim-tiny 2:9.1-1 -> 2:9.0-1 (suite=sid)
 Removing 1 package:
   nano-8.0-1.amd64 (asked for by an override)
-Will download: 2 packages (302.0 kB)
+Will download: 3 packages (302.0 kB)
 Disk space needed: 800.0 kB
 The kernel changes: a new initramfs is made
 "

@@ -5,8 +5,12 @@
 
 pub mod accounts;
 pub mod dpkg;
+pub mod kernel;
 pub mod layer;
+pub mod layer_kernel;
 pub mod order;
 pub mod overlay;
 pub mod quirks;
+pub mod runner;
 pub mod state;
+pub mod tree;

@@ -3,5 +3,4 @@
 pub mod accounts;
 pub mod bootstrap;
 pub mod input;
-pub mod kernel;
 pub mod postprocess;

@@ -2,7 +2,6 @@
 
 pub mod accounts;
 pub mod changelog;
-pub mod daemon_config;
 pub mod deb822;
 pub mod diff;
 pub mod glob;
@@ -11,6 +10,7 @@ pub mod layout;
 pub mod origin;
 pub mod package;
 pub mod request;
+pub mod settings;
 pub mod sources;
 pub mod time;
 pub mod tmpfiles;

@@ -7,12 +7,16 @@ pub mod deploy;
 pub mod finalize_deployment;
 pub mod history;
 pub mod init_sysroot;
+pub mod initramfs;
+pub mod initramfs_etc;
 pub mod interruption;
 pub mod kargs;
 pub mod log;
+pub mod overrides;
 pub mod pkg_change;
 pub mod rebase;
 pub mod refresh_md;
+pub mod reset;
 pub mod rollback;
 pub mod sources;
 pub mod space;
@@ -119,6 +123,10 @@ pub enum Verb {
         allow_missing_checksum: bool,
         allow_unlocked: bool,
     },
+    Initramfs(InitramfsChange),
+    InitramfsEtc(InitramfsEtcChange),
+    Override(OverrideChange),
+    Reset(Reset),
     RefreshMd {
         force: bool,
     },
@@ -159,6 +167,56 @@ pub struct KargsChange {
     pub set: Option<String>,
     /// The line the change was made on; another one by now is an error.
     pub expected: Option<String>,
+}
+
+/// `initramfs --enable|--disable`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InitramfsChange {
+    pub enable: bool,
+    /// Further arguments for dracut.
+    pub args: Vec<String>,
+}
+
+/// `initramfs-etc`; paths are absolute.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InitramfsEtcChange {
+    pub track: Vec<String>,
+    pub untrack: Vec<String>,
+    pub untrack_all: bool,
+    /// Make a new deployment even if the list is the same.
+    pub force_sync: bool,
+}
+
+/// `override remove|replace|reset`, mixed as the options of each allow.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OverrideChange {
+    /// Packages of the base to remove: `name`, `name:arch` or NEVRA.
+    pub remove: Vec<String>,
+    /// Packages of the base to replace: `name=version`, `name/suite`, or a name with `from`.
+    pub replace: Vec<String>,
+    /// Where the versions of `replace` come from: `suite=SUITE` or `repo=ID`.
+    pub from: Option<String>,
+    /// Local .deb files to replace packages of the base with, absolute paths.
+    pub replace_local: Vec<PathBuf>,
+    /// Packages whose overrides are dropped.
+    pub reset: Vec<String>,
+    pub reset_all: bool,
+    pub packages: PackageChanges,
+}
+
+/// `reset`; none of the parts means all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reset {
+    /// Layered packages.
+    pub overlays: bool,
+    pub overrides: bool,
+    /// Regeneration and tracked files.
+    pub initramfs: bool,
+    pub packages: PackageChanges,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -276,6 +334,10 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
             };
             finalize_deployment::execute(transaction, finalize)
         }
+        Verb::Initramfs(change) => initramfs::execute(transaction, change),
+        Verb::InitramfsEtc(change) => initramfs_etc::execute(transaction, change),
+        Verb::Override(change) => overrides::execute(transaction, change),
+        Verb::Reset(reset) => reset::execute(transaction, reset),
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
         Verb::InitSysroot(_) | Verb::ComposeTree(_) => unreachable!("handled above: these need no sysroot to lock"),
     }
@@ -307,6 +369,10 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Cleanup { .. } => "cleanup",
         Verb::Kargs(_) => "kargs",
         Verb::FinalizeDeployment { .. } => "finalize-deployment",
+        Verb::Initramfs(_) => "initramfs",
+        Verb::InitramfsEtc(_) => "initramfs-etc",
+        Verb::Override(_) => "override",
+        Verb::Reset(_) => "reset",
         Verb::RefreshMd { .. } => "refresh-md",
         Verb::InitSysroot(_) => "init-sysroot",
         Verb::ComposeTree(_) => "compose",

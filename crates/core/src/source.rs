@@ -60,6 +60,10 @@ pub struct SolveTask {
     pub local: Vec<PathBuf>,
     /// Installed packages to remove (`name` or `name:arch`). Nothing else is ever removed.
     pub remove: Vec<String>,
+    /// Installed packages to put another version in the place of, older ones too; the selector says which.
+    pub replace: Vec<PackageRequest>,
+    /// The same by local .deb files.
+    pub replace_local: Vec<PathBuf>,
     /// Never install these: a hard dependency on one is an error, a Recommends is dropped.
     pub exclude: Vec<String>,
     pub base_upgrades: BaseUpgrades,
@@ -117,6 +121,8 @@ pub struct Solution {
     pub remove: Vec<PackageId>,
     /// Requests that the installed set meets already, and by which package.
     pub satisfied: Vec<(PackageRequest, PackageId)>,
+    /// Of [`SolveTask::replace`], those whose version is the installed one already.
+    pub idle: Vec<(PackageRequest, PackageId)>,
     pub archives: Vec<ArchiveInfo>,
 }
 

@@ -4,6 +4,8 @@
 //! Reads `ostree/deploy`, `boot/loader` and the repository through libostree; takes no lock, writes nothing, needs no
 //! root. A commit that is missing from the repository does not make the report fail: then its keys are absent.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -62,7 +64,8 @@ pub struct DeploymentStatus {
     pub base_removals: Vec<BasePackage>,
     /// `(new, old)`, each in a variant of its own.
     pub base_local_replacements: Vec<(BasePackage, BasePackage)>,
-    pub base_remote_replacements: Map<String, Value>,
+    /// The same by source.
+    pub base_remote_replacements: BTreeMap<String, Vec<(BasePackage, BasePackage)>>,
     /// Our addition: base packages that a request made newer, `[old, new, reason]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub base_upgrades: Vec<(String, String, String)>,
@@ -109,6 +112,9 @@ pub struct Requests {
     pub requested_local_fileoverride_packages: Vec<String>,
     pub requested_base_removals: Vec<String>,
     pub requested_base_local_replacements: Vec<String>,
+    /// Source and packages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requested_base_remote_replacements: Vec<(String, Vec<String>)>,
     pub regenerate_initramfs: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initramfs_args: Option<Vec<String>>,
@@ -126,6 +132,11 @@ impl Requests {
             requested_local_fileoverride_packages: Vec::new(),
             requested_base_removals: origin.override_remove.clone(),
             requested_base_local_replacements: origin.override_replace_local.iter().map(|l| l.id.nevra()).collect(),
+            requested_base_remote_replacements: origin
+                .override_replace
+                .iter()
+                .map(|r| (r.source.clone(), r.packages.clone()))
+                .collect(),
             regenerate_initramfs: origin.regenerate_initramfs,
             initramfs_args: initramfs.then(|| origin.initramfs_args.clone()),
             initramfs_etc: initramfs.then(|| origin.initramfs_etc.clone()),
@@ -200,6 +211,7 @@ fn add_commit(repo: &Repo, status: &mut DeploymentStatus, commit: &CommitInfo) -
     status.packages = commit.active_requests();
     status.base_removals = commit.removed_base_packages();
     status.base_local_replacements = commit.replaced_base_packages();
+    status.base_remote_replacements = commit.replaced_base_remote_packages();
     status.base_upgrades = commit.base_upgrades();
     status.layered_commit_meta = Some(commit.json());
     status.layered_archives = commit.archives();

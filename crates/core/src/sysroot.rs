@@ -5,6 +5,7 @@
 //! Locking: every change holds libostree's own lock (`ostree/lock`), which other tools watch; reads hold none.
 
 pub mod deploy;
+pub mod initramfs_etc;
 
 use std::path::{Path, PathBuf};
 

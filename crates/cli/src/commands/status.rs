@@ -7,7 +7,7 @@ use apt_ostree_core::Error;
 use apt_ostree_core::model::diff::PackageDiff;
 use apt_ostree_core::model::time::iso8601;
 use apt_ostree_core::repo::Repo;
-use apt_ostree_core::repo::metadata::ArchiveMeta;
+use apt_ostree_core::repo::metadata::{ArchiveMeta, BasePackage};
 use apt_ostree_core::status::{DeploymentStatus, SysrootStatus};
 use apt_ostree_core::sysroot::Sysroot;
 use clap::Args;
@@ -271,14 +271,21 @@ impl Text<'_> {
         let removed: Vec<_> = d.base_removals.iter().map(|p| p.nevra().to_owned()).collect();
         text += &self.list("RemovedBasePackages", removed);
         if self.verbose {
-            let gone = |name: &String| d.base_removals.iter().any(|p| p.name() == name);
+            let gone = |name: &String| {
+                let name = name.split(':').next().unwrap_or_default();
+                d.base_removals.iter().any(|p| p.name() == name)
+            };
             text += &self.list("InactiveBaseRemovals", without(&r.requested_base_removals, gone));
         }
-        text += &key_value(WIDTH, "LocalOverrides", &overrides(d));
+        text += &key_value(WIDTH, "LocalOverrides", &overrides(&d.base_local_replacements));
         if self.verbose {
             let active = |nevra: &String| d.base_local_replacements.iter().any(|(new, _)| new.nevra() == nevra);
             let inactive = without(&r.requested_base_local_replacements, active);
             text += &self.list("InactiveLocalOverrides", inactive);
+        }
+        text += &key_value(WIDTH, "RemoteOverrides", &remote_overrides(d));
+        if self.verbose {
+            text += &key_value(WIDTH, "InactiveRemoteOverrides", &inactive_remote_overrides(d));
         }
         let upgrades: Vec<_> =
             d.base_upgrades.iter().map(|(old, new, why)| format!("{old} -> {new} ({why})")).collect();
@@ -312,9 +319,9 @@ fn without(items: &[String], drop: impl Fn(&String) -> bool) -> Vec<String> {
 }
 
 /// `name… OLD -> NEW`: packages replaced from one version to the same other one share a line.
-fn overrides(d: &DeploymentStatus) -> Vec<String> {
+fn overrides(replaced: &[(BasePackage, BasePackage)]) -> Vec<String> {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
-    for (new, old) in &d.base_local_replacements {
+    for (new, old) in replaced {
         let change = format!("{} -> {}", old.evr(), new.evr());
         match groups.iter_mut().find(|(c, _)| *c == change) {
             Some((_, names)) => names.push(new.name()),
@@ -322,6 +329,34 @@ fn overrides(d: &DeploymentStatus) -> Vec<String> {
         }
     }
     groups.into_iter().map(|(change, names)| format!("{} {change}", names.join(" "))).collect()
+}
+
+/// The source, and below it what comes from there.
+fn remote_overrides(d: &DeploymentStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (source, replaced) in &d.base_remote_replacements {
+        lines.push(source.clone());
+        lines.extend(overrides(replaced).into_iter().map(|line| format!("  └ {line}")));
+    }
+    lines
+}
+
+fn inactive_remote_overrides(d: &DeploymentStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (source, packages) in &d.requests.requested_base_remote_replacements {
+        let active = d.base_remote_replacements.get(source).map_or(&[][..], Vec::as_slice);
+        // An architecture is part of a request only where there are several.
+        let is_active = |package: &String| {
+            let name = package.split(':').next().unwrap_or_default();
+            active.iter().any(|(new, _)| new.name() == name)
+        };
+        let inactive = without(packages, is_active);
+        if !inactive.is_empty() {
+            lines.push(source.clone());
+            lines.push(format!("  └ {}", inactive.join(" ")));
+        }
+    }
+    lines
 }
 
 /// `├─ suite/component (time)`; the last one closes the tree.

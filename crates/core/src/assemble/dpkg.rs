@@ -64,7 +64,9 @@ impl DpkgRun<'_> {
             ));
         }
         if !remove.is_empty() {
-            script.push_str(&format!("{dpkg} --force-depends --remove {}\n", remove.join(" ")));
+            // Purged, so that the tree is the one without the package: no conffile, no entry in the database. What is to
+            // come may depend on it no longer, or replace it: the solver has seen to that.
+            script.push_str(&format!("{dpkg} --force-depends --purge {}\n", remove.join(" ")));
         }
         for (number, wave) in waves.iter().enumerate() {
             let mut files = String::new();

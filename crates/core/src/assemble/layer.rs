@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::accounts::{self, Scope};
 use super::dpkg::{Conffiles, DpkgRun};
+use super::layer_kernel::{self, Layered, Regenerate};
 use super::overlay::Overlay;
 use super::quirks::{self, Active, Quirks};
 use super::state::{self, CaptureOptions, VarSnapshot};
@@ -17,7 +18,7 @@ use crate::event::{Event, EventSink, EventSinkExt};
 use crate::model::accounts::IdLock;
 use crate::model::layout;
 use crate::model::package::{self, PackageId};
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::repo::Repo;
 use crate::repo::commit::CommitSpec;
 use crate::repo::metadata::{self, CommitInfo};
@@ -38,6 +39,8 @@ pub struct LayerInput<'a> {
     pub native_arch: &'a str,
     /// The rules that the plan was made with.
     pub quirks: &'a Quirks,
+    /// The initramfs is made again for this machine.
+    pub regenerate: Option<Regenerate>,
 }
 
 /// Assembles the tree and commits it. Returns the checksum; no ref and no deployment points at it yet.
@@ -48,18 +51,29 @@ pub fn assemble(
     sandbox: &dyn Sandbox,
     events: &dyn EventSink,
 ) -> Result<String> {
-    refuse_kernel(input.plan)?;
     let quirks = active_quirks(input)?;
     let mut overlay = Overlay::mount(input.base_tree, &scratch.join("overlay"))?;
     let tree = Tree::prepare(input, &overlay, scratch, quirks, sandbox)?;
     tree.install(input, sandbox, events).map_err(|error| reproducible(error, &overlay, scratch))?;
     events.task("Classifying changes", || tree.classify(input, &overlay, events))?;
+    layer_kernel::apply(Layered {
+        base: input.base_tree,
+        root: &tree.root,
+        var: &tree.var,
+        scratch,
+        plan: input.plan,
+        base_args: &input.base.initramfs_args(),
+        regenerate: input.regenerate.as_ref(),
+        sandbox,
+        events,
+    })?;
     let kernel = single_kernel(&tree.root)?;
     let packages = installed(&tree.root)?;
     overlay.unmount()?;
     let active = active_requests(input);
     let version = input.base.version.as_deref();
-    let meta = metadata::layered_metadata(input.plan, &packages, &active, version, Some(&kernel));
+    let facts = metadata::TreeFacts { packages: &packages, active: &active, version, kernel: Some(&kernel) };
+    let meta = metadata::layered_metadata(input.plan, &facts, input.regenerate.as_ref().map(|r| r.args.as_slice()));
     events.task("Writing OSTree commit", || {
         let spec = CommitSpec {
             parent: Some(&input.base.checksum),
@@ -220,18 +234,6 @@ fn active_quirks(input: &LayerInput<'_>) -> Result<Active> {
     input.quirks.for_packages(input.plan.install.iter().map(|p| &p.id).chain(input.base_packages))
 }
 
-/// A deployment boots one kernel, and the base has it.
-fn refuse_kernel(plan: &Plan) -> Result<()> {
-    match plan.install.iter().find(|p| plan::is_kernel(&p.id.name)) {
-        Some(package) => Err(Error::usage(format!(
-            "{} is a kernel; the base image has the one kernel a deployment boots",
-            package.id
-        ))
-        .hint("Kernels come with the base image: upgrade or rebase it.")),
-        None => Ok(()),
-    }
-}
-
 /// What dpkg says is installed now. Not what was planned: a package that lost all its files to others disappears.
 fn installed(root: &Path) -> Result<Vec<PackageId>> {
     let status = root.join(layout::DPKG_ADMINDIR).join("status");
@@ -243,6 +245,9 @@ fn installed(root: &Path) -> Result<Vec<PackageId>> {
 fn mark_automatic(root: &Path, plan: &Plan) -> Result<()> {
     let path = root.join(layout::EXTENDED_STATES);
     let mut text = fs::read_to_string(&path).unwrap_or_default();
+    if !plan.remove.is_empty() {
+        text = without_marks(&text, &plan.remove);
+    }
     for package in plan.install.iter().filter(|p| !p.requested && p.previous.is_none()) {
         let arch = if package.id.arch == "all" { "" } else { package.id.arch.as_str() };
         let arch = if arch.is_empty() { input_arch(plan) } else { arch };
@@ -252,6 +257,17 @@ fn mark_automatic(root: &Path, plan: &Plan) -> Result<()> {
         fs::create_dir_all(parent)?;
     }
     fs::write(&path, text).context(|| format!("Writing {}", path.display()))
+}
+
+/// The marks but those of packages that are gone, as apt drops them.
+fn without_marks(text: &str, gone: &[PackageId]) -> String {
+    let is_gone = |stanza: &&str| {
+        let field = |key: &str| stanza.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
+        let (name, arch) = (field("Package:"), field("Architecture:"));
+        gone.iter().any(|id| name == Some(&id.name) && (id.arch == "all" || arch == Some(&id.arch)))
+    };
+    let kept = text.split("\n\n").filter(|s| !s.trim().is_empty()).filter(|s| !is_gone(s));
+    kept.fold(String::new(), |text, stanza| text + stanza.trim_end() + "\n\n")
 }
 
 /// apt writes `Architecture: all` packages under the native architecture.
@@ -316,4 +332,18 @@ fn single_kernel(tree: &Path) -> Result<String> {
 fn active_requests(input: &LayerInput<'_>) -> Vec<String> {
     let inactive = |r: &String| input.plan.inactive.iter().any(|(i, _)| i == r);
     input.requested.iter().filter(|r| !inactive(r)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_removed_packages_go() {
+        let mark = |name: &str, arch: &str| format!("Package: {name}\nArchitecture: {arch}\nAuto-Installed: 1\n\n");
+        let text = mark("a", "amd64") + &mark("a", "i386") + &mark("b", "amd64");
+        let gone = [PackageId::new("a", "1", "amd64")];
+        assert_eq!(without_marks(&text, &gone), mark("a", "i386") + &mark("b", "amd64"));
+        assert_eq!(without_marks(&text, &[]), text);
+    }
 }

@@ -663,7 +663,7 @@ fn adopt(registry: &Registry, path: &Path, tree: &Path) -> Result<()> {
 }
 
 /// Copies a file, a link or a whole directory with owner, mode and attributes, over what is there.
-fn copy_node(source: &Path, target: &Path) -> Result<()> {
+pub(super) fn copy_node(source: &Path, target: &Path) -> Result<()> {
     let metadata = fs::symlink_metadata(source).context(|| format!("Reading {}", source.display()))?;
     let there = fs::symlink_metadata(target).ok();
     if metadata.is_dir() {

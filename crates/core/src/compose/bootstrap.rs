@@ -15,11 +15,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::accounts::Seed;
-use super::postprocess::runner::{Runner, bind_in};
-use super::postprocess::tree::Tree;
 use super::postprocess::units;
 use crate::assemble::dpkg::{Conffiles, DpkgRun};
+use crate::assemble::runner::{Runner, bind_in};
 use crate::assemble::state;
+use crate::assemble::tree::Tree;
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::accounts::IDS_LOCK;

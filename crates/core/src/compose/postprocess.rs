@@ -14,24 +14,22 @@
 pub(crate) mod content;
 pub(crate) mod identity;
 pub(crate) mod layout;
-pub mod runner;
-pub mod tree;
 pub(crate) mod units;
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::kernel::{self, Kernel, KernelOptions};
 use crate::assemble::accounts::{self, Scope};
+use crate::assemble::kernel::{self, Kernel, KernelOptions};
+use crate::assemble::runner::Runner;
 use crate::assemble::state::{self, CaptureOptions};
+use crate::assemble::tree::Tree;
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::sources::Source;
 use crate::model::treefile::Treefile;
 use crate::sandbox::{Bind, Sandbox};
-use runner::Runner;
-use tree::Tree;
 
 /// The flattened treefile in the tree.
 pub const TREEFILE_PATH: &str = "/usr/share/apt-ostree/treefile.json";
@@ -131,6 +129,7 @@ pub fn run(
         initramfs: !treefile.no_initramfs,
         dracut_args: &treefile.initramfs_args,
         cache: options.cachedir,
+        private: false,
     };
     let timed = content::timed_pyc(&root.join("usr"))?;
     if let Some(first) = timed.first() {
@@ -140,11 +139,14 @@ pub fn run(
             timed.len()
         ));
     }
+    tree.mkdir("/var/tmp", 0o1777)?;
     // Without shims: dracut copies the programs it finds in PATH.
     let plain = Runner { binds: &[], ..runner };
     report.kernel = std::thread::scope(|scope| {
         let beside = options.beside_initramfs.map(|work| scope.spawn(work));
-        let kernel = kernel::install(&tree, &plain, kernel_options, &mut report).context(|| "Preparing the kernel");
+        let mut dropped = Vec::new();
+        let kernel = kernel::install(&tree, &plain, kernel_options, &mut dropped).context(|| "Preparing the kernel");
+        dropped.into_iter().for_each(|path| report.drop(path, "/boot is filled on the machine"));
         if let Some(beside) = beside {
             beside.join().map_err(|_| Error::failed("The work beside the initramfs stopped unexpectedly"))?;
         }

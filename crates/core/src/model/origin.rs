@@ -2,7 +2,8 @@
 //!
 //! Groups and keys are rpm-ostree's, so that bootc and others read them: `[origin] refspec` (plain) or
 //! `baserefspec` (with requests), `override-commit`; `[packages] requested`, `requested-local`;
-//! `[overrides] remove`, `replace-local`; `[rpmostree] regenerate-initramfs`, `initramfs-args`, `initramfs-etc`.
+//! `[overrides] remove`, `replace-local`, `replace` (`KIND=NAME,PACKAGE,PACKAGE;…`, see [`RemoteOverride`]); `[rpmostree]
+//! regenerate-initramfs`, `initramfs-args`, `initramfs-etc`.
 //! A deployment without requests has none of the last three groups, not even an empty one: bootc refuses otherwise.
 //! Keys and groups that are not ours are kept as they are.
 
@@ -11,7 +12,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::package::PackageId;
-use crate::error::{Error, Result};
+use super::request::{PackageRequest, Selector};
+use crate::error::{Context, Error, Result};
 
 /// A local .deb that was asked for: kept in the sysroot under its digest, so that it can be installed again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,6 +39,51 @@ impl fmt::Display for LocalPackage {
     }
 }
 
+/// Base packages replaced from an archive: where the versions come from, and which packages.
+///
+/// The text is rpm-ostree's, `KIND=NAME,PACKAGE,PACKAGE`. `repo` is rpm-ostree's kind, an index as `status -v` names it
+/// (`Debian/trixie-backports`); `suite` (a suite or codename) and `version` (that version, from wherever) are ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RemoteOverride {
+    /// `KIND=NAME`.
+    pub source: String,
+    /// `name` or `name:arch`, sorted.
+    pub packages: Vec<String>,
+}
+
+impl RemoteOverride {
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(',').map(str::to_owned);
+        let parsed = Self { source: parts.next()?, packages: parts.collect() };
+        (!parsed.packages.is_empty() && parsed.requests().is_ok()).then_some(parsed)
+    }
+
+    /// What the solver is asked for. `Usage` for an unknown kind or a name that cannot be one.
+    pub fn requests(&self) -> Result<Vec<PackageRequest>> {
+        let (kind, name) = self.source.split_once('=').unwrap_or((&self.source, ""));
+        let selector = match kind {
+            _ if name.is_empty() || name.contains([',', ';']) => None,
+            "version" => Some(Selector::Version(name.to_owned())),
+            "suite" | "repo" => Some(Selector::Suite(name.to_owned())),
+            _ => None,
+        };
+        let selector = selector.ok_or_else(|| {
+            Error::usage(format!("'{}' is no source of packages", self.source))
+                .hint("A source is suite=SUITE, or repo=ID with an ID that `status -v` shows.")
+        })?;
+        self.packages
+            .iter()
+            .map(|name| Ok(PackageRequest { selector: selector.clone(), ..PackageRequest::parse(name)? }))
+            .collect()
+    }
+}
+
+impl fmt::Display for RemoteOverride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.source, self.packages.join(","))
+    }
+}
+
 /// Group and its `key=value` lines, in file order.
 type Group = (String, Vec<(String, String)>);
 
@@ -52,9 +99,12 @@ pub struct Origin {
     /// Requests in the user's words (`htop`, `vim=2:9.1`, `libc6:i386`), sorted, without duplicates.
     pub requested: Vec<String>,
     pub requested_local: Vec<LocalPackage>,
-    /// `[overrides]`, kept for the override verbs.
+    /// Base packages that go: `name` or `name:arch`, sorted.
     pub override_remove: Vec<String>,
+    /// Base packages replaced by local .debs.
     pub override_replace_local: Vec<LocalPackage>,
+    /// Base packages replaced from an archive.
+    pub override_replace: Vec<RemoteOverride>,
     /// `[rpmostree] regenerate-initramfs`.
     pub regenerate_initramfs: bool,
     pub initramfs_args: Vec<String>,
@@ -68,7 +118,7 @@ pub struct Origin {
 const OWN: &[(&str, &[&str])] = &[
     ("origin", &["refspec", "baserefspec", "override-commit", "custom-url", "custom-description"]),
     ("packages", &["requested", "requested-local"]),
-    ("overrides", &["remove", "replace-local"]),
+    ("overrides", &["remove", "replace-local", "replace"]),
     ("rpmostree", &["regenerate-initramfs", "initramfs-args", "initramfs-etc"]),
     ("libostree-transient", &["pinned"]),
 ];
@@ -80,7 +130,7 @@ impl Origin {
 
     /// Parses a GKeyFile text.
     pub fn parse(text: &str) -> Result<Self> {
-        let groups = parse_keyfile(text)?;
+        let groups = parse_keyfile(text).context(|| "Parsing the origin file")?;
         let get = |group: &str, key: &str| {
             groups.iter().find(|(g, _)| g == group)?.1.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
         };
@@ -117,6 +167,14 @@ impl Origin {
             requested_local: local("packages", "requested-local")?,
             override_remove: list("overrides", "remove"),
             override_replace_local: local("overrides", "replace-local")?,
+            override_replace: list("overrides", "replace")
+                .iter()
+                .map(|s| {
+                    RemoteOverride::parse(s).ok_or_else(|| {
+                        Error::failed(format!("Invalid entry '{s}' in [overrides] replace of the origin file"))
+                    })
+                })
+                .collect::<Result<_>>()?,
             regenerate_initramfs: truth("rpmostree", "regenerate-initramfs"),
             initramfs_args: list("rpmostree", "initramfs-args"),
             initramfs_etc: list("rpmostree", "initramfs-etc"),
@@ -134,21 +192,44 @@ impl Origin {
         Ok(origin)
     }
 
-    fn normalise(&mut self) {
-        self.requested.sort();
-        self.requested.dedup();
-        self.requested_local.sort();
-        self.requested_local.dedup();
+    /// Sorts every list and drops what is there twice, so that the way to an origin leaves no trace in it.
+    pub fn normalise(&mut self) {
+        for list in [&mut self.requested, &mut self.override_remove, &mut self.initramfs_etc] {
+            list.sort();
+            list.dedup();
+        }
+        for list in [&mut self.requested_local, &mut self.override_replace_local] {
+            list.sort();
+            list.dedup();
+        }
+        let mut merged: Vec<RemoteOverride> = Vec::new();
+        self.override_replace.sort();
+        for mut entry in self.override_replace.drain(..) {
+            match merged.last_mut().filter(|last| last.source == entry.source) {
+                Some(last) => last.packages.append(&mut entry.packages),
+                None => merged.push(entry),
+            }
+        }
+        for entry in &mut merged {
+            entry.packages.sort();
+            entry.packages.dedup();
+        }
+        merged.retain(|entry| !entry.packages.is_empty());
+        self.override_replace = merged;
     }
 
-    /// Whether assembling is needed at all: anything but a plain base.
+    /// Whether assembling is needed at all: anything but a plain base. Files tracked for the initramfs are no part of
+    /// the tree: they lie beside its initramfs in /boot.
     pub fn is_layered(&self) -> bool {
         !self.requested.is_empty()
             || !self.requested_local.is_empty()
-            || !self.override_remove.is_empty()
-            || !self.override_replace_local.is_empty()
+            || self.has_overrides()
             || self.regenerate_initramfs
-            || !self.initramfs_etc.is_empty()
+    }
+
+    /// Whether base packages are removed or replaced on request.
+    pub fn has_overrides(&self) -> bool {
+        !self.override_remove.is_empty() || !self.override_replace_local.is_empty() || !self.override_replace.is_empty()
     }
 
     /// `remote` and `branch` of the refspec; no remote for a local branch, `None` for a checksum.
@@ -199,6 +280,7 @@ impl fmt::Display for Origin {
             ("packages", "requested-local", join_local(&self.requested_local)),
             ("overrides", "remove", join(&self.override_remove)),
             ("overrides", "replace-local", join_local(&self.override_replace_local)),
+            ("overrides", "replace", terminated(self.override_replace.iter().map(ToString::to_string))),
             ("rpmostree", "regenerate-initramfs", String::from(if self.regenerate_initramfs { "true" } else { "" })),
             ("rpmostree", "initramfs-args", join(&self.initramfs_args)),
             ("rpmostree", "initramfs-etc", join(&self.initramfs_etc)),
@@ -223,7 +305,8 @@ impl fmt::Display for Origin {
     }
 }
 
-fn parse_keyfile(text: &str) -> Result<Vec<Group>> {
+/// Groups of a GKeyFile text, in file order.
+pub(super) fn parse_keyfile(text: &str) -> Result<Vec<Group>> {
     let mut groups: Vec<Group> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -235,10 +318,7 @@ fn parse_keyfile(text: &str) -> Result<Vec<Group>> {
         } else if let (Some((key, value)), Some(group)) = (line.split_once('='), groups.last_mut()) {
             group.1.push((key.trim().to_owned(), value.trim().to_owned()));
         } else {
-            return Err(Error::failed(format!(
-                "Line {} of the origin file is neither a group nor key=value",
-                index + 1
-            )));
+            return Err(Error::failed(format!("Line {} is neither a group nor key=value", index + 1)));
         }
     }
     Ok(groups)
@@ -274,6 +354,34 @@ mod tests {
         assert!(text.contains("baserefspec=debian:debian/13/amd64/minimal\n"), "{text}");
         assert!(text.contains("requested=htop;podman (>= 4.1);\n"), "{text}");
         assert_eq!(Origin::parse(&text).unwrap(), origin);
+    }
+
+    #[test]
+    fn overrides_round_trip() {
+        let text = "[origin]\nbaserefspec=a:b\n\n[overrides]\nremove=nano;\nreplace=repo=Debian/sid,vim;version=1:2-3,less,libc6:i386;\n";
+        let mut origin = Origin::parse(text).unwrap();
+        assert_eq!(origin.to_string(), text);
+        let requests = origin.override_replace[1].requests().unwrap();
+        assert_eq!(requests.iter().map(ToString::to_string).collect::<Vec<_>>(), ["less=1:2-3", "libc6:i386=1:2-3"]);
+        assert_eq!(origin.override_replace[0].requests().unwrap()[0].to_string(), "vim/Debian/sid");
+        // Two ways to the same requests are one origin.
+        let more = RemoteOverride { source: "repo=Debian/sid".into(), packages: vec!["abc".into(), "vim".into()] };
+        origin.override_replace.push(more);
+        origin.normalise();
+        assert_eq!(origin.override_replace[0].packages, ["abc", "vim"]);
+        assert_eq!(origin.override_replace.len(), 2);
+        for bad in ["vim", "kind=x,vim", "repo=x", "repo=,vim", "repo=x,Vim"] {
+            let text = format!("[origin]\nbaserefspec=a:b\n\n[overrides]\nreplace={bad};\n");
+            assert!(Origin::parse(&text).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tracked_files_alone_are_no_layer() {
+        let text = "[origin]\nrefspec=a:b\n\n[rpmostree]\ninitramfs-etc=/etc/crypttab;\n";
+        let origin = Origin::parse(text).unwrap();
+        assert!(!origin.is_layered());
+        assert_eq!(origin.to_string(), text);
     }
 
     #[test]

@@ -297,6 +297,10 @@ impl Run<'_> {
         meta.insert("rpmostree.inputhash", hash);
         meta.insert_value("rpmostree.rpmdb.pkglist", &metadata::packages_to_variant(&tree.packages));
         meta.insert_value("rpmostree.rpmmd-repos", &metadata::archives_to_variant(&solution.archives));
+        if !self.treefile.initramfs_args.is_empty() {
+            // For an initramfs that is made again on a machine.
+            meta.insert("rpmostree.initramfs-args", self.treefile.initramfs_args.clone());
+        }
         meta.insert("apt-ostree.treefile", self.treefile.to_json()?);
         if let Some(kernel) = &tree.kernel {
             meta.insert("ostree.bootable", true);

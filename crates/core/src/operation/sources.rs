@@ -6,13 +6,10 @@ use std::path::Path;
 use crate::compose::input;
 use crate::digest;
 use crate::error::{Context, Error, Result};
-use crate::model::daemon_config::DaemonConfig;
 use crate::model::package;
+use crate::model::settings::{self, Settings};
 use crate::model::sources::Source;
 use crate::source::SourceConfig;
-
-/// The settings of the machine, below its /etc.
-const DAEMON_CONFIG: &str = "apt-ostreed.conf";
 
 /// `state` is the folder of libapt's own files (see [`SourceConfig::state`]).
 pub fn config(tree: &Path, machine_etc: Option<&Path>, state: &Path, offline: bool) -> Result<SourceConfig> {
@@ -70,7 +67,7 @@ fn describe(tree: &Path, machine_etc: Option<&Path>, keyrings: &Path, copy: bool
 fn foreign_architectures(sysimage: &Path, etc: &Path, native: &str) -> Result<Vec<String>> {
     let of_base = std::fs::read_to_string(sysimage.join("dpkg/arch")).unwrap_or_default();
     let mut list: Vec<String> = of_base.lines().map(str::trim).map(ToOwned::to_owned).collect();
-    list.extend(daemon_config(etc)?.foreign_architectures);
+    list.extend(settings(etc)?.foreign_architectures);
     let mut kept: Vec<String> = Vec::new();
     for arch in list {
         if !arch.is_empty() && arch != native && !kept.contains(&arch) {
@@ -80,17 +77,16 @@ fn foreign_architectures(sysimage: &Path, etc: &Path, native: &str) -> Result<Ve
     Ok(kept)
 }
 
-/// The settings of the machine; none when there is no file.
-pub fn daemon_config(etc: &Path) -> Result<DaemonConfig> {
-    let path = etc.join(DAEMON_CONFIG);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(DaemonConfig::default()),
-        Err(e) => return Err(e).context(|| format!("Reading {}", path.display())),
-    };
-    DaemonConfig::parse(&text).map_err(|why| {
-        Error::usage(format!("{}: {why}", path.display())).hint("Correct the file; nothing was changed.")
-    })
+/// The settings of the machine; defaults where there is no file.
+pub fn settings(etc: &Path) -> Result<Settings> {
+    let path = etc.join(settings::FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Settings::parse(&text)
+            .context(|| format!("Reading {}", path.display()))
+            .map_err(|e| e.hint("Correct the file; nothing was changed.")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
+        Err(e) => Err(e).context(|| format!("Reading {}", path.display())),
+    }
 }
 
 /// Copies the keyrings to names made of their content. The deployment they come from is another one after every

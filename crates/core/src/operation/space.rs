@@ -17,7 +17,7 @@ const BOOT_RESERVE: u64 = 1 << 20;
 /// Refuses a plan that cannot fit. `base_tree` tells how large kernel and initramfs are.
 pub fn check(sysroot: &Path, plan: &Plan, base_tree: &Path) -> Result<()> {
     require(sysroot, plan.download_size + plan.installed_size + RESERVE, "the packages and the new deployment")?;
-    if plan.kernel_change {
+    if plan.kernel_change || plan.initramfs {
         let boot = sysroot.join("boot");
         if boot.is_dir() {
             require(&boot, kernel_size(base_tree) * 2, "the new kernel and its initramfs")?;

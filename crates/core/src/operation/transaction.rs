@@ -4,8 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::overrides::{self, Prepared};
 use super::{Options, PackageChanges, Report};
 use crate::assemble::layer::{self, LayerInput};
+use crate::assemble::layer_kernel::Regenerate;
 use crate::assemble::quirks::Quirks;
 use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -14,6 +16,7 @@ use crate::model::diff::PackageDiff;
 use crate::model::origin::{LocalPackage, Origin};
 use crate::model::package::PackageId;
 use crate::model::request::PackageRequest;
+use crate::model::settings::Settings;
 use crate::plan::{BaseTree, Plan};
 use crate::repo::Repo;
 use crate::repo::metadata::CommitInfo;
@@ -131,22 +134,25 @@ impl<'a> Transaction<'a> {
                     .hint("Use --idempotent to accept that."))
             };
         }
+        let local = self.keep_local(path)?;
+        origin.requested_local.retain(|l| l.id.name != local.id.name || l.id.arch != local.id.arch);
+        origin.requested_local.push(local);
+        origin.requested_local.sort();
+        Ok(())
+    }
+
+    /// Copies a .deb into the sysroot, under its digest. What no origin asks for in the end goes with the next clean-up.
+    pub(super) fn keep_local(&self, path: &Path) -> Result<LocalPackage> {
+        let sha256 = digest::of_file(path)?;
         let id = deb_id(path)?;
         check_deb(path)?;
-        let kept = self.local_path(&sha256)?;
+        let kept = self.repo.extension("local")?.join(format!("{sha256}.deb"));
         if !kept.exists() {
             let partial = kept.with_extension("partial");
             std::fs::copy(path, &partial).context(|| format!("Keeping {} in the sysroot", path.display()))?;
             std::fs::rename(&partial, &kept)?;
         }
-        origin.requested_local.retain(|l| l.id.name != id.name || l.id.arch != id.arch);
-        origin.requested_local.push(LocalPackage { sha256, id });
-        origin.requested_local.sort();
-        Ok(())
-    }
-
-    fn local_path(&self, sha256: &str) -> Result<PathBuf> {
-        Ok(self.repo.extension("local")?.join(format!("{sha256}.deb")))
+        Ok(LocalPackage { sha256, id })
     }
 
     /// Makes a deployment of `base_commit` with everything `origin` asks for. `fresh_indexes` refreshes the package
@@ -168,9 +174,13 @@ impl<'a> Transaction<'a> {
             let base = self.open_base(base_commit)?;
             let Planned { config, quirks, mut plan } = self.plan(origin, &base, fresh_indexes)?;
             refuse_inactive(&plan, changes)?;
+            plan.check_kernels(&base.packages)?;
             let old = self.repo.packages(&pending.checksum()).unwrap_or_default();
             plan.diff = PackageDiff::between(&old, &plan.resulting_packages(&base.packages));
             report_inactive(&plan, self.ports.events);
+            if !self.options.dry_run {
+                report_base_upgrades(&plan, self.ports.events);
+            }
             if self.options.dry_run {
                 report.diff = plan.diff.clone();
                 report.changed = true;
@@ -293,9 +303,21 @@ impl<'a> Transaction<'a> {
     }
 
     /// The deployment whose /etc tells the apt sources and the accounts of the machine.
-    fn machine_etc(&self) -> Option<PathBuf> {
+    pub(super) fn machine_etc(&self) -> Option<PathBuf> {
         let merge = self.sysroot.merge_deployment(&self.stateroot)?;
         Some(self.sysroot.directory(&merge).join("etc"))
+    }
+
+    /// An initramfs of this machine's own, where the origin asks for one.
+    fn regenerate(&self, origin: &Origin) -> Option<Regenerate> {
+        origin
+            .regenerate_initramfs
+            .then(|| Regenerate { args: origin.initramfs_args.clone(), machine_etc: self.machine_etc() })
+    }
+
+    /// `/etc/apt-ostreed.conf` of the machine; defaults where there is none.
+    fn settings(&self) -> Result<Settings> {
+        self.machine_etc().map_or_else(|| Ok(Settings::default()), |etc| super::sources::settings(&etc))
     }
 
     /// libapt's view of a base: its dpkg status, the machine's sources.
@@ -310,26 +332,22 @@ impl<'a> Transaction<'a> {
 
     fn plan(&mut self, origin: &Origin, base: &Base, fresh_indexes: bool) -> Result<Planned> {
         let config = self.source_config(base)?;
+        let settings = self.settings()?;
         let Ports { packages, events, .. } = &mut self.ports;
         if !config.offline && (fresh_indexes || !packages.has_indexes(&config)?) {
             packages.refresh(&config, *events).context(|| "Refreshing package indexes")?;
         }
-        let mut task = SolveTask::default();
+        let mut task = SolveTask { base_upgrades: settings.base_upgrades, ..SolveTask::default() };
         for text in &origin.requested {
             task.install.push(PackageRequest::parse(text)?);
         }
+        let kept = self.repo.extension("local")?;
         for local in &origin.requested_local {
-            let path = self.repo.extension("local")?.join(format!("{}.deb", local.sha256));
-            if !path.exists() {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("The local package {} is no longer kept in the sysroot", local.id),
-                )
-                .hint(format!("Drop the request: apt-ostree uninstall {}", local.id.name)));
-            }
-            task.local.push(path);
+            task.local.push(overrides::kept_path(&kept, local, "uninstall")?);
         }
-        task.remove.clone_from(&origin.override_remove);
+        let prepared =
+            Prepared::new(origin, &base.packages, &|local| overrides::kept_path(&kept, local, "override reset"))?;
+        prepared.add_to(&mut task);
         let solution = packages.solve(&config, &task, *events)?;
         let tree = BaseTree {
             commit: base.info.checksum.clone(),
@@ -337,12 +355,19 @@ impl<'a> Transaction<'a> {
             packages: base.packages.clone(),
         };
         let quirks = Quirks::load(self.machine_etc().map(|etc| etc.join(QUIRKS)).as_deref())?;
-        let policy = vec![
+        let regenerate = self.regenerate(origin);
+        let mut policy = vec![
             format!("quirks {}", quirks.meaning()),
             format!("base-upgrades {:?}", task.base_upgrades),
             format!("recommends {}", config.recommends),
         ];
-        Ok(Planned { config, quirks, plan: Plan::new(&tree, solution, &policy) })
+        if let Some(regenerate) = &regenerate {
+            policy.extend(regenerate.policy()?);
+        }
+        let overrides = prepared.settle(&solution.idle);
+        let mut plan = Plan::new(&tree, solution, overrides, &policy);
+        plan.initramfs = regenerate.is_some();
+        Ok(Planned { config, quirks, plan })
     }
 
     /// Fetches, assembles and commits. `None`: download only.
@@ -375,6 +400,7 @@ impl<'a> Transaction<'a> {
             base: &base.info,
             base_packages: &base.packages,
             machine_etc: self.machine_etc(),
+            regenerate: self.regenerate(origin),
             plan,
             requested: &origin.requested,
             native_arch: &config.arch,
@@ -407,12 +433,29 @@ fn refuse_inactive(plan: &Plan, changes: &PackageChanges) -> Result<()> {
 }
 
 fn report_inactive(plan: &Plan, events: &dyn EventSink) {
-    if plan.inactive.is_empty() {
-        return;
+    if !plan.inactive.is_empty() {
+        events.message("Inactive requests:");
+        for (request, id) in &plan.inactive {
+            events.message(format!("  {request} (already provided by {})", id.nevra()));
+        }
     }
-    events.message("Inactive requests:");
-    for (request, id) in &plan.inactive {
-        events.message(format!("  {request} (already provided by {})", id.nevra()));
+    if !plan.inactive_overrides.is_empty() {
+        events.message("Inactive overrides:");
+        for inactive in &plan.inactive_overrides {
+            events.message(format!("  {inactive}"));
+        }
+    }
+}
+
+/// What of the base is made newer, and for whom: it is not what the user named.
+fn report_base_upgrades(plan: &Plan, events: &dyn EventSink) {
+    let upgrades: Vec<_> = plan.base_changes.iter().filter_map(|c| Some((c, c.new.as_ref()?))).collect();
+    if !upgrades.is_empty() {
+        events.message("Upgrading base packages:");
+    }
+    for (change, new) in upgrades {
+        let old = &change.previous;
+        events.message(format!("  {} {} -> {} ({})", new.name, old.version, new.version, change.reason));
     }
 }
 

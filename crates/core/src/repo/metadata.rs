@@ -1,5 +1,7 @@
 //! What a commit says of itself, typed both ways: the keys of `rpm-ostree-json.md` section 1.3 and our own.
 
+use std::collections::BTreeMap;
+
 use ostree::glib::prelude::ToVariant;
 use ostree::glib::{Variant, VariantClass, VariantDict};
 use serde::{Deserialize, Serialize};
@@ -9,7 +11,7 @@ use super::Repo;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::package::PackageId;
 use crate::model::version;
-use crate::plan::Plan;
+use crate::plan::{Plan, Replacement};
 use crate::source::ArchiveInfo;
 
 /// Version of the layered commit's metadata, as rpm-ostree counts it.
@@ -137,20 +139,30 @@ impl CommitInfo {
 
     /// `(new, old)` pairs.
     pub fn replaced_base_packages(&self) -> Vec<(BasePackage, BasePackage)> {
-        let pair = |v: &Variant| {
-            let v = unboxed(v);
-            (v.is_container() && v.n_children() == 2)
-                .then(|| {
-                    Some((BasePackage::from_variant(&v.child_value(0))?, BasePackage::from_variant(&v.child_value(1))?))
-                })
-                .flatten()
-        };
         self.children("rpmostree.replaced-base-packages").iter().filter_map(pair).collect()
+    }
+
+    /// The same for replacements from archives, by their source in the origin (`suite=NAME`).
+    pub fn replaced_base_remote_packages(&self) -> BTreeMap<String, Vec<(BasePackage, BasePackage)>> {
+        let entry = |v: &Variant| {
+            let list = unboxed(&v.child_value(1));
+            let pairs = if list.is_container() { list.iter().filter_map(|v| pair(&v)).collect() } else { Vec::new() };
+            Some((v.child_value(0).str()?.to_owned(), pairs))
+        };
+        match self.value("rpmostree.replaced-base-remote-packages") {
+            Some(v) if v.type_().as_str() == "a{sv}" => v.iter().filter_map(|v| entry(&v)).collect(),
+            _ => BTreeMap::new(),
+        }
     }
 
     /// Base packages upgraded because a request needs it: old NEVRA, new NEVRA, reason.
     pub fn base_upgrades(&self) -> Vec<(String, String, String)> {
         self.value("apt-ostree.base-upgrades").and_then(|v| v.get()).unwrap_or_default()
+    }
+
+    /// Arguments for dracut that the initramfs was made with.
+    pub fn initramfs_args(&self) -> Vec<String> {
+        self.value("rpmostree.initramfs-args").and_then(|v| v.get()).unwrap_or_default()
     }
 
     pub fn archives(&self) -> Vec<ArchiveMeta> {
@@ -214,6 +226,15 @@ pub(super) fn lookup(v: &Variant, key: &str) -> Option<Variant> {
         return None;
     }
     v.iter().find(|e| e.child_value(0).str() == Some(key))?.child_value(1).as_variant()
+}
+
+/// A `(vv)` of new and old package.
+fn pair(v: &Variant) -> Option<(BasePackage, BasePackage)> {
+    let v = unboxed(v);
+    if !v.is_container() || v.n_children() != 2 {
+        return None;
+    }
+    Some((BasePackage::from_variant(&v.child_value(0))?, BasePackage::from_variant(&v.child_value(1))?))
 }
 
 fn unboxed(v: &Variant) -> Variant {
@@ -324,15 +345,24 @@ pub fn to_json(v: &Variant) -> Value {
     }
 }
 
-/// The metadata of a layered commit. `kernel` is the kernel version of the tree.
-pub fn layered_metadata(
-    plan: &Plan,
-    packages: &[PackageId],
-    active: &[String],
-    version: Option<&str>,
-    kernel: Option<&str>,
-) -> Variant {
+/// What the metadata of a layered commit says of its tree.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TreeFacts<'a> {
+    pub packages: &'a [PackageId],
+    /// Active requests.
+    pub active: &'a [String],
+    pub version: Option<&'a str>,
+    /// The version of the kernel.
+    pub kernel: Option<&'a str>,
+}
+
+/// The metadata of a layered commit. `initramfs` has the arguments of one that was made again.
+pub fn layered_metadata(plan: &Plan, facts: &TreeFacts<'_>, initramfs: Option<&[String]>) -> Variant {
+    let TreeFacts { packages, active, version, kernel } = *facts;
     let meta = VariantDict::new(None);
+    if let Some(args) = initramfs {
+        meta.insert("rpmostree.initramfs-args", args.to_vec());
+    }
     if let Some(version) = version {
         meta.insert("version", version);
     }
@@ -355,11 +385,38 @@ pub fn layered_metadata(
         "rpmostree.removed-base-packages",
         &Variant::array_from_iter_with_type(ostree::glib::VariantTy::VARIANT, removed),
     );
+    insert_replaced(&meta, &plan.replaced);
     if let Some(kernel) = kernel {
         meta.insert("ostree.bootable", true);
         meta.insert("ostree.linux", kernel);
     }
     meta.end()
+}
+
+/// `a(vv)` for local packages, `a{sv}` of such lists for those from archives; neither key where there are none.
+fn insert_replaced(meta: &VariantDict, replaced: &[Replacement]) {
+    let list = |source: Option<&str>| {
+        let of = replaced.iter().filter(|r| r.source.as_deref() == source);
+        let pairs: Vec<Variant> = of
+            .map(|r| Variant::tuple_from_iter([package_to_variant(&r.new), package_to_variant(&r.previous)]))
+            .collect();
+        pairs.first().map(|v| v.type_().to_owned()).map(|of| Variant::array_from_iter_with_type(&of, pairs))
+    };
+    if let Some(local) = list(None) {
+        meta.insert_value("rpmostree.replaced-base-packages", &local);
+    }
+    let remote = VariantDict::new(None);
+    let mut sources: Vec<&str> = replaced.iter().filter_map(|r| r.source.as_deref()).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    for source in &sources {
+        if let Some(pairs) = list(Some(source)) {
+            remote.insert_value(source, &pairs);
+        }
+    }
+    if !sources.is_empty() {
+        meta.insert_value("rpmostree.replaced-base-remote-packages", &remote.end());
+    }
 }
 
 /// A boxed `(sstsss)`: NEVRA, name, epoch, version, release, architecture.
@@ -430,5 +487,27 @@ mod tests {
         assert_eq!(good.removed_base_packages()[0].evr(), "2:9-1");
         let (new, old) = &good.replaced_base_packages()[0];
         assert_eq!((new.evr().as_str(), old.nevra()), ("2", "a-1.all"));
+    }
+
+    #[test]
+    fn replacements_round_trip() {
+        let replaced = |name: &str, source: Option<&str>| Replacement {
+            source: source.map(Into::into),
+            previous: PackageId::new(name, "1:1-1", "all"),
+            new: PackageId::new(name, "2", "all"),
+        };
+        let list = vec![replaced("a", None), replaced("b", Some("suite=x")), replaced("c", Some("suite=x"))];
+        let plan = Plan { replaced: list, ..Plan::default() };
+        let meta = layered_metadata(&plan, &TreeFacts::default(), None);
+        let key = |key: &str| lookup(&meta, key).map(|v| v.type_().as_str().to_owned());
+        // rpm-ostree's types.
+        assert_eq!(key("rpmostree.replaced-base-packages").as_deref(), Some("a(vv)"));
+        assert_eq!(key("rpmostree.replaced-base-remote-packages").as_deref(), Some("a{sv}"));
+        let commit = parsed(&format!("({}, @ay [], @a(say) [], '', '', uint64 0, @ay [], @ay [])", meta.print(true)));
+        let info = CommitInfo::new("", &commit);
+        let local = info.replaced_base_packages();
+        assert_eq!((local[0].0.nevra(), local[0].1.nevra()), ("a-2.all", "a-1:1-1.all"));
+        let remote = info.replaced_base_remote_packages();
+        assert_eq!(remote["suite=x"].iter().map(|(new, _)| new.name()).collect::<Vec<_>>(), ["b", "c"]);
     }
 }

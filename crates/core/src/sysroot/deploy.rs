@@ -1,9 +1,12 @@
 //! Writing deployments: stage or deploy a commit, reorder, drop, clean up.
 
+use std::io::{Seek, Write};
+use std::os::fd::AsRawFd;
+
 use ostree::SysrootSimpleWriteDeploymentFlags as WriteFlags;
 use ostree::gio;
 
-use super::{Deployment, Sysroot, keyfile};
+use super::{Deployment, Sysroot, initramfs_etc, keyfile};
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::image_kargs;
@@ -31,10 +34,12 @@ impl Sysroot {
             None => self.carried_arguments(merge.as_ref(), new.commit)?,
         };
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let tracked = self.stage_tracked_files(new.origin, merge.as_ref())?;
+        let tracked: Vec<&str> = tracked.iter().map(String::as_str).collect();
         let options = ostree::SysrootDeployTreeOpts {
             locked: new.locked,
             override_kernel_argv: Some(&arguments),
-            overlay_initrds: None,
+            overlay_initrds: (!tracked.is_empty()).then_some(&tracked[..]),
         };
         let merge = merge.as_ref().map(|m| &m.inner);
         if self.is_booted() {
@@ -90,6 +95,20 @@ impl Sysroot {
     /// Locks the staged deployment against finalization at shutdown, or unlocks it.
     pub fn toggle_finalization(&self, staged: &Deployment) -> Result<()> {
         self.inner.change_finalization(&staged.inner).context(|| "Changing the finalization of the staged deployment")
+    }
+
+    /// Hands the files that the origin tracks to libostree, as they are in the machine's /etc now. The name that it gives.
+    fn stage_tracked_files(&self, origin: &Origin, merge: Option<&Deployment>) -> Result<Option<String>> {
+        let Some(merge) = merge.filter(|_| !origin.initramfs_etc.is_empty()) else { return Ok(None) };
+        let archive = initramfs_etc::archive(&self.directory(merge).join("etc"), &origin.initramfs_etc)?;
+        let mut file = tempfile::tempfile().context(|| "Making the initramfs of tracked files")?;
+        file.write_all(&archive).context(|| "Writing the initramfs of tracked files")?;
+        file.rewind()?;
+        let name = self
+            .inner
+            .stage_overlay_initrd(file.as_raw_fd(), gio::Cancellable::NONE)
+            .context(|| "Staging the initramfs of tracked files")?;
+        Ok(Some(name.into()))
     }
 
     /// Writes this list of deployments, in this order.

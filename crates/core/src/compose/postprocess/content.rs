@@ -8,8 +8,8 @@ use std::path::Path;
 use ostree::glib::{Regex, RegexCompileFlags, RegexMatchFlags};
 
 use super::Report;
-use super::runner::{Runner, bind_in};
-use super::tree::Tree;
+use crate::assemble::runner::{Runner, bind_in};
+use crate::assemble::tree::Tree;
 use crate::error::{Context, Error, Result};
 use crate::event::EventSinkExt;
 use crate::model::sources::{SignedBy, Source};

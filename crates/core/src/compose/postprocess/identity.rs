@@ -7,9 +7,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::Report;
-use super::tree::Tree;
 use super::units;
 use crate::assemble::state;
+use crate::assemble::tree::Tree;
 use crate::error::{Context, Error, Result};
 use crate::model::treefile::AddFile;
 

@@ -7,8 +7,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use super::Report;
-use super::tree::Tree;
 use super::units;
+use crate::assemble::tree::Tree;
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::layout::{self as model, TopEntry};

@@ -4,7 +4,7 @@
 //! libostree's merge lets an administrator override each. Our own units are enabled in `/usr/lib/systemd/system`.
 
 use super::Report;
-use super::tree::Tree;
+use crate::assemble::tree::Tree;
 use crate::error::{Error, Result};
 use crate::model::glob;
 

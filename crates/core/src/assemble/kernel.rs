@@ -1,8 +1,8 @@
-//! The kernel and the initramfs of a composed tree: exactly one of each, in `/usr/lib/modules/KVER/`.
+//! The kernel and the initramfs of a tree: exactly one of each, in `/usr/lib/modules/KVER/`. For composing and for layering.
 //!
 //! Owns `/usr/lib/modules/KVER/{vmlinuz,initramfs.img,System.map,config,dtb}`, the emptying of `/boot`, and the cache of
-//! initramfs images. Works on an ordinary root, before `/etc` moves, because dracut and depmod are programs of the tree
-//! that read it.
+//! initramfs images. dracut and depmod are programs of the tree that read its `/etc`: a compose calls this before `/etc` moves, layering
+//! binds one in its place.
 //!
 //! libostree boots the first directory below `/usr/lib/modules` that has a `vmlinuz`, in readdir order
 //! (`get_kernel_from_tree_usrlib_modules` in ostree-sysroot-deploy.c), so a second one is an error here.
@@ -15,9 +15,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::postprocess::Report;
-use super::postprocess::runner::Runner;
-use super::postprocess::tree::Tree;
+use super::runner::Runner;
+use super::tree::Tree;
 use crate::digest as sha256;
 use crate::error::{Context, Error, Result};
 use crate::event::EventSinkExt;
@@ -37,8 +36,10 @@ pub struct KernelOptions<'a> {
     pub initramfs: bool,
     /// Additional arguments for dracut (treefile `initramfs-args`).
     pub dracut_args: &'a [String],
-    /// Where made images are kept between runs.
+    /// Where made images are kept between runs; `None` keeps none.
     pub cache: Option<&'a Path>,
+    /// Only root may read the initramfs: it may hold files of a machine.
+    pub private: bool,
 }
 
 /// The kernel of a tree.
@@ -46,18 +47,19 @@ pub struct KernelOptions<'a> {
 pub struct Kernel {
     /// `uname -r` of it.
     pub version: String,
-    /// The digest the initramfs is cached under; `None` without initramfs.
+    /// The digest the initramfs is cached under; `None` without initramfs or cache.
     pub initramfs: Option<String>,
     /// The initramfs came from the cache.
     pub cached: bool,
 }
 
-/// Puts the kernel in place and makes its initramfs. `None`: the tree has no kernel, and none is required.
+/// Puts the kernel in place and makes its initramfs. `None`: the tree has no kernel, and none is required. What was dropped
+/// from /boot is added to `dropped`. dracut needs a `/var/tmp`.
 pub fn install(
     tree: &Tree,
     runner: &Runner<'_>,
     options: KernelOptions<'_>,
-    report: &mut Report,
+    dropped: &mut Vec<String>,
 ) -> Result<Option<Kernel>> {
     let found = find(tree)?;
     let kernel = match found.as_slice() {
@@ -72,14 +74,14 @@ pub fn install(
     if let Some(version) = &kernel {
         move_files(tree, version, &found[0].image)?;
     }
-    empty_boot(tree, report)?;
+    empty_boot(tree, dropped)?;
     let Some(version) = kernel else { return Ok(None) };
     runner.check(&format!("Indexing the modules of {version} (depmod)"), &["depmod", "-a", &version], &[])?;
     if !options.initramfs {
         return Ok(Some(Kernel { version, initramfs: None, cached: false }));
     }
     let (digest, cached) = initramfs(tree, runner, &version, options)?;
-    Ok(Some(Kernel { version, initramfs: Some(digest), cached }))
+    Ok(Some(Kernel { version, initramfs: digest, cached }))
 }
 
 /// A kernel image that was found.
@@ -87,6 +89,11 @@ pub fn install(
 struct Found {
     version: String,
     image: String,
+}
+
+/// The versions of every kernel of a tree, in its modules directory or still in /boot.
+pub(super) fn versions(tree: &Tree) -> Result<Vec<String>> {
+    Ok(find(tree)?.into_iter().map(|f| f.version).collect())
 }
 
 /// Every kernel of the tree, sorted by name. One that is in /boot and in its modules directory counts once.
@@ -124,11 +131,14 @@ fn several_kernels(tree: &Tree, found: &[Found]) -> Error {
 }
 
 /// The package whose file list has `path`.
-fn owner(tree: &Tree, path: &str) -> Option<String> {
-    const INFO: &str = "/var/lib/dpkg/info";
-    tree.entries(INFO).ok()?.iter().filter_map(|n| n.strip_suffix(".list")).find_map(|package| {
-        let list = tree.read(&format!("{INFO}/{package}.list")).ok()??;
-        list.lines().any(|l| l == path).then(|| package.to_owned())
+pub(super) fn owner(tree: &Tree, path: &str) -> Option<String> {
+    // The second while an ordinary root is composed whose registries have not moved yet.
+    ["/usr/lib/sysimage/dpkg/info", "/var/lib/dpkg/info"].into_iter().find_map(|info| {
+        tree.entries(info).ok()?.iter().filter_map(|n| n.strip_suffix(".list")).find_map(|package| {
+            let list = tree.read(&format!("{info}/{package}.list")).ok()??;
+            // Before the merged /usr was known to packages, modules were in /lib.
+            list.lines().any(|l| l == path || path.strip_prefix("/usr") == Some(l)).then(|| package.to_owned())
+        })
     })
 }
 
@@ -158,11 +168,11 @@ fn move_files(tree: &Tree, version: &str, image: &str) -> Result<()> {
 }
 
 /// Empties /boot, whose content libostree makes on the machine, and takes away the links Debian keeps beside it.
-fn empty_boot(tree: &Tree, report: &mut Report) -> Result<()> {
+fn empty_boot(tree: &Tree, dropped: &mut Vec<String>) -> Result<()> {
     for name in tree.entries("/boot")? {
         let path = format!("/boot/{name}");
         tree.remove(&path)?;
-        report.drop(path, "/boot is filled on the machine");
+        dropped.push(path);
     }
     for name in tree.entries("/")? {
         let stem = name.strip_suffix(".old").unwrap_or(&name);
@@ -173,7 +183,13 @@ fn empty_boot(tree: &Tree, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn initramfs(tree: &Tree, runner: &Runner<'_>, version: &str, options: KernelOptions<'_>) -> Result<(String, bool)> {
+/// Makes the initramfs of a kernel that is in place. Its digest in the cache, and whether it came from there.
+pub fn initramfs(
+    tree: &Tree,
+    runner: &Runner<'_>,
+    version: &str,
+    options: KernelOptions<'_>,
+) -> Result<(Option<String>, bool)> {
     if !tree.exists("/usr/bin/dracut") {
         return Err(Error::usage("The tree has a kernel but no dracut to make its initramfs with")
             .hint("Add the package 'dracut' to 'packages'; Debian's ostree-boot supports no other generator."));
@@ -182,14 +198,17 @@ fn initramfs(tree: &Tree, runner: &Runner<'_>, version: &str, options: KernelOpt
         return Err(Error::usage(format!("The tree has no {PREPARE_ROOT}, without which it cannot boot"))
             .hint("Add the package 'ostree-boot' to 'packages'."));
     }
-    tree.write(DRACUT_CONF_PATH, DRACUT_CONF, 0o644)?;
-    let digest = digest(tree, version, options.dracut_args)?;
+    if tree.read(DRACUT_CONF_PATH)?.as_deref() != Some(DRACUT_CONF) {
+        tree.write(DRACUT_CONF_PATH, DRACUT_CONF, 0o644)?;
+    }
     let target = format!("/usr/lib/modules/{version}/initramfs.img");
     let place = tree.locate(&target)?;
-    let cached = options.cache.map(|dir| dir.join("initramfs").join(format!("{digest}.img")));
+    let digest = options.cache.map(|_| digest(tree, version, options.dracut_args)).transpose()?;
+    let cached = options.cache.zip(digest.as_ref());
+    let cached = cached.map(|(dir, digest)| dir.join("initramfs").join(format!("{digest}.img")));
     if let Some(image) = cached.as_ref().filter(|p| p.is_file()) {
         fs::copy(image, &place).context(|| format!("Copying {} into the tree", image.display()))?;
-        set_mode(&place)?;
+        set_mode(&place, options)?;
         runner.events.message(format!("Using the cached initramfs of {version}"));
         return Ok((digest, true));
     }
@@ -202,20 +221,20 @@ fn initramfs(tree: &Tree, runner: &Runner<'_>, version: &str, options: KernelOpt
         }
         argv.extend(options.dracut_args.iter().map(String::as_str));
         argv.push(&target);
-        tree.mkdir("/var/tmp", 0o1777)?;
         runner.check("Making the initramfs (dracut)", &argv, &[])?;
         verify(runner, &target)
     })?;
-    set_mode(&place)?;
+    set_mode(&place, options)?;
     if let Some(image) = cached {
         store(&place, &image).context(|| "Keeping the initramfs in the cache")?;
     }
     Ok((digest, false))
 }
 
-/// Nothing in it is secret, and the commit is readable by everybody anyhow.
-fn set_mode(place: &Path) -> Result<()> {
-    fs::set_permissions(place, fs::Permissions::from_mode(0o644)).context(|| "Setting the mode of the initramfs")
+/// Nothing in one made of an image alone is secret, and the commit is readable by everybody anyhow.
+fn set_mode(place: &Path, options: KernelOptions<'_>) -> Result<()> {
+    let mode = if options.private { 0o600 } else { 0o644 };
+    fs::set_permissions(place, fs::Permissions::from_mode(mode)).context(|| "Setting the mode of the initramfs")
 }
 
 fn store(place: &Path, image: &Path) -> Result<()> {
@@ -346,7 +365,8 @@ fn checksums(files: &[PathBuf]) -> Result<Vec<String>> {
     })
 }
 
-fn describe(path: &Path) -> Result<String> {
+/// Type, and mode and digest of a file or the target of a link.
+pub(super) fn describe(path: &Path) -> Result<String> {
     let text = || -> Result<String> {
         let meta = path.symlink_metadata()?;
         if meta.is_symlink() {
@@ -398,14 +418,14 @@ mod tests {
         ]);
         tree.symlink("boot/vmlinuz-6.1", "/vmlinuz").unwrap();
         tree.symlink("boot/initrd.img-6.1", "/initrd.img.old").unwrap();
-        let mut report = Report::default();
+        let mut dropped = Vec::new();
         move_files(&tree, "6.1", &find(&tree).unwrap()[0].image).unwrap();
-        empty_boot(&tree, &mut report).unwrap();
+        empty_boot(&tree, &mut dropped).unwrap();
         let names = tree.entries("/usr/lib/modules/6.1").unwrap();
         assert_eq!(names, ["System.map", "config", "dtb", "modules.order", "vmlinuz"]);
         assert!(tree.entries("/boot").unwrap().is_empty());
         assert!(!tree.exists("/vmlinuz") && !tree.exists("/initrd.img.old"));
-        assert_eq!(report.dropped.len(), 1);
+        assert_eq!(dropped, ["/boot/initrd.img-6.1"]);
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! Running the tree's own programs during a compose: every line of output is an event, a failure an error that can be
-//! acted on.
+//! Running a tree's own programs: every line of output is an event, a failure an error that can be acted on.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, EventSink};
 use crate::sandbox::{Bind, RunOutput, Sandbox, SandboxSpec};
 
-/// A sandbox over one tree with an ordinary `/etc` and `/var`.
+/// A sandbox over one tree.
 #[derive(Clone, Copy)]
 pub struct Runner<'a> {
     pub sandbox: &'a dyn Sandbox,

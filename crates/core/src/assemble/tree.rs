@@ -1,8 +1,8 @@
-//! A tree on disk that is being composed, with paths as its own programs would see them.
+//! A tree on disk that is being made, with paths as its own programs would see them.
 //!
 //! Symbolic links of the tree are resolved inside it, absolute ones included, as after a chroot: writing
 //! `/etc/resolv.conf` of a tree can never reach the file of the machine that composes. Files are replaced by rename.
-//! Not safe against somebody else changing the tree at the same time; a compose has the directory for itself.
+//! Not safe against somebody else changing the tree at the same time; an assembly has the directory for itself.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
