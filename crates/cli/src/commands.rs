@@ -4,6 +4,7 @@ pub(crate) mod cleanup;
 pub(crate) mod compose;
 pub(crate) mod db;
 pub(crate) mod deploy;
+pub(crate) mod health;
 pub(crate) mod init_sysroot;
 pub(crate) mod install;
 pub(crate) mod internals;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Db(db::DbArgs),
     /// Commands to compose a tree
     Compose(compose::ComposeArgs),
+    /// Run the health checks of the booted system
+    Health(health::HealthArgs),
     /// Make a sysroot in a directory and deploy a first tree
     InitSysroot(init_sysroot::InitSysrootArgs),
     #[command(hide = true)]
@@ -86,6 +89,7 @@ impl Command {
             Self::RefreshMd(args) => refresh_md::run(app, args),
             Self::Db(args) => db::run(app, &args),
             Self::Compose(args) => compose::run(app, args),
+            Self::Health(args) => health::run(app, &args),
             Self::InitSysroot(args) => init_sysroot::run(app, args),
             Self::Internals(args) => internals::run(app, &args),
             Self::Worker => Ok(worker_main::main()),
