@@ -12,6 +12,7 @@ mod compose;
 mod interrupt;
 mod layering;
 mod oracle;
+mod packaging;
 mod queries;
 mod trees;
 mod upgrade;
