@@ -6,7 +6,7 @@ PREFIX   ?= /usr
 TARGET   := $(or $(CARGO_TARGET_DIR),$(shell scripts/devroot path)/target)
 BINARY   := $(TARGET)/release/apt-ostree
 
-.PHONY: all demo check check-quick lint bench install clean help
+.PHONY: all demo check check-quick lint bench install deb clean help
 all:           ## build the release binary
 	$(RUN) cargo build --release --locked
 	@echo "built $(BINARY)"
@@ -21,7 +21,9 @@ lint:          ## rustfmt, clippy and shellcheck, warnings denied
 bench:         ## measure against apt-get, mmdebstrap and ostree, side by side (as root)
 	$(RUN) tests/bench
 install: all   ## install binary, man pages, completions and data below DESTDIR
-	$(RUN) scripts/install "$(BINARY)" "$(DESTDIR)$(PREFIX)"
+	$(RUN) scripts/install "$(BINARY)" "$(DESTDIR)" "$(PREFIX)"
+deb:           ## build the Debian package, and a local archive with it to compose images from
+	$(RUN) sh -c 'deb=$$(scripts/deb) && scripts/archive "$$APT_OSTREE_CACHE/archive" "$$deb" && echo "$$deb"'
 clean:         ## delete build results
 	rm -rf "$(TARGET)"
 help:          ## this list

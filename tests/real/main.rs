@@ -13,6 +13,7 @@ mod interrupt;
 mod layering;
 mod oracle;
 mod overrides;
+mod packaging;
 mod queries;
 mod trees;
 mod upgrade;

@@ -5,6 +5,7 @@ pub(crate) mod compose;
 pub(crate) mod db;
 pub(crate) mod deploy;
 pub(crate) mod finalize_deployment;
+pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod info;
 pub(crate) mod init_sysroot;
@@ -95,6 +96,8 @@ pub(crate) enum Command {
     Db(db::DbArgs),
     /// Commands to compose a tree
     Compose(compose::ComposeArgs),
+    /// Run the health checks of the booted system
+    Health(health::HealthArgs),
     /// Make a sysroot in a directory and deploy a first tree
     InitSysroot(init_sysroot::InitSysrootArgs),
     #[command(hide = true)]
@@ -129,6 +132,7 @@ impl Command {
             Self::Ex(args) => history::run_ex(app, &args),
             Self::Db(args) => db::run(app, &args),
             Self::Compose(args) => compose::run(app, args),
+            Self::Health(args) => health::run(app, &args),
             Self::InitSysroot(args) => init_sysroot::run(app, args),
             Self::Internals(args) => internals::run(app, &args),
             Self::Worker => Ok(worker_main::main()),

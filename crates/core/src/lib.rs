@@ -3,6 +3,7 @@
 //! It prints nothing, reads no argv and no environment, and assumes no `/`: the sysroot is a parameter everywhere.
 
 pub mod assemble;
+pub mod boot;
 pub mod catalog;
 pub mod changelog;
 pub mod compose;

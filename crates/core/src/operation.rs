@@ -98,6 +98,8 @@ pub enum Verb {
     Upgrade {
         changes: PackageChanges,
         allow_downgrade: bool,
+        #[serde(default)]
+        allow_failed: bool,
         check: bool,
         preview: bool,
     },
@@ -305,8 +307,13 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
     let transaction = &mut transaction;
     match &request.verb {
         Verb::PkgChange { changes } => pkg_change::execute(transaction, changes),
-        Verb::Upgrade { changes, allow_downgrade, check, preview } => {
-            let upgrade = upgrade::Upgrade { changes, allow_downgrade: *allow_downgrade, preview: *check || *preview };
+        Verb::Upgrade { changes, allow_downgrade, allow_failed, check, preview } => {
+            let upgrade = upgrade::Upgrade {
+                changes,
+                allow_downgrade: *allow_downgrade,
+                allow_failed: *allow_failed,
+                preview: *check || *preview,
+            };
             upgrade::execute(transaction, &upgrade)
         }
         Verb::Deploy { revision, changes, preview, skip_branch_check, disallow_downgrade } => {

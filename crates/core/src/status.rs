@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::boot::verification::{self, BootReport};
 use crate::error::Result;
 use crate::model::origin::Origin;
 use crate::repo::Repo;
@@ -69,6 +70,9 @@ pub struct DeploymentStatus {
     /// Our addition: base packages that a request made newer, `[old, new, reason]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub base_upgrades: Vec<(String, String, String)>,
+    /// Our addition: its last boot failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_failed: Option<BootReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_checksum: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,7 +170,13 @@ impl SysrootStatus {
     /// Everything there is to say of the sysroot. Needs no lock.
     pub fn read(sysroot: &Sysroot) -> Result<Self> {
         let repo = sysroot.repo();
-        let deployments = sysroot.deployments().iter().map(|d| deployment_status(&repo, d)).collect::<Result<_>>()?;
+        let mut deployments: Vec<DeploymentStatus> =
+            sysroot.deployments().iter().map(|d| deployment_status(&repo, d)).collect::<Result<_>>()?;
+        for d in &mut deployments {
+            let name = format!("{}.{}", d.checksum, d.serial);
+            let failed = verification::failed_boots(sysroot.path(), &d.osname);
+            d.boot_failed = failed.into_iter().find(|report| report.deployment == name);
+        }
         Ok(Self { deployments, warnings: warnings::find(sysroot), ..Self::default() })
     }
 }

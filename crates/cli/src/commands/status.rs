@@ -195,6 +195,9 @@ impl Text<'_> {
         if let Some(files) = d.requests.initramfs_etc.as_ref().filter(|f| !f.is_empty()) {
             one("InitramfsEtc", &files.iter().map(|f| quote(f)).collect::<Vec<_>>().join(" "));
         }
+        if let Some(report) = &d.boot_failed {
+            one("BootFailed", &self.terminal.red(&format!("{} ({})", report.cause(), iso8601(report.time))));
+        }
         if d.pinned {
             one("Pinned", "yes");
         }

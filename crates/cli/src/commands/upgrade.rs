@@ -21,6 +21,9 @@ pub(crate) struct UpgradeArgs {
     /// Permit deployment of chronologically older trees
     #[arg(long)]
     allow_downgrade: bool,
+    /// Permit deployment of a tree that failed to boot before
+    #[arg(long)]
+    allow_failed: bool,
     /// Just preview package differences
     #[arg(long, alias = "check-diff")]
     preview: bool,
@@ -60,7 +63,8 @@ pub(crate) fn run(app: &App, args: UpgradeArgs) -> Result<ExitCode, Failure> {
     }
     let (preview, check) = (args.preview, args.check && !args.preview);
     let changes = package_changes(args.packages)?;
-    let verb = Verb::Upgrade { changes, allow_downgrade: args.allow_downgrade, check, preview };
+    let (allow_downgrade, allow_failed) = (args.allow_downgrade, args.allow_failed);
+    let verb = Verb::Upgrade { changes, allow_downgrade, allow_failed, check, preview };
     app.transaction(
         verb,
         Transaction {

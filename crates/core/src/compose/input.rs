@@ -85,16 +85,19 @@ fn digest_of(treefile: &Treefile) -> Result<String> {
             value[key] = digest::of_file(filename)?.into();
         }
     }
-    for source in value.get_mut("repos").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(fields) = source.as_object_mut() {
-            fields.shift_remove("Signed-By");
+    for key in ["repos", "compose-repos"] {
+        for source in value.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(fields) = source.as_object_mut() {
+                fields.shift_remove("Signed-By");
+            }
         }
     }
     Ok(digest::of_bytes(value.to_string().as_bytes()))
 }
 
 /// The archives to compose from: the treefile's `repos`, else those of the machine below `host` (normally `/`)
-/// turned to the treefile's `releasever`. `Signed-By` is absolute on this machine.
+/// turned to the treefile's `releasever`. `Signed-By` is absolute on this machine. Not in here: `compose-repos`, as what
+/// this returns is what a tree without sources of its own is given.
 pub fn archives(treefile: &Treefile, host: &Path) -> Result<Vec<Source>> {
     if !treefile.repos.is_empty() {
         return Ok(treefile.repos.clone());

@@ -98,6 +98,9 @@ pub struct Treefile {
     /// The archives to use, `Signed-By` absolute. Empty: the host's own apt sources with `releasever` as suite.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub repos: Vec<Source>,
+    /// Archives besides those, for this compose alone: the tree is not told of them. `Signed-By` absolute.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub compose_repos: Vec<Source>,
     /// Packages to install, those of `packages-ARCH` merged in; sorted, each once.
     #[serde(serialize_with = "quoted_requests")]
     pub packages: Vec<PackageRequest>,

@@ -170,7 +170,7 @@ fn source_config(
     SourceConfig {
         state: directories.cache.join("apt"),
         status: directories.work.join("no-status"),
-        sources: sources.iter().map(ToString::to_string).collect(),
+        sources: sources.iter().chain(&treefile.compose_repos).map(ToString::to_string).collect(),
         arch: compose.arch.clone(),
         foreign_arches: treefile.foreign_architectures.clone(),
         recommends: treefile.recommends,

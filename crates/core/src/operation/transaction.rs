@@ -9,6 +9,7 @@ use super::{Options, PackageChanges, Report};
 use crate::assemble::layer::{self, LayerInput};
 use crate::assemble::layer_kernel::Regenerate;
 use crate::assemble::quirks::Quirks;
+use crate::boot::verification::{self, BootReport};
 use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
@@ -17,6 +18,7 @@ use crate::model::origin::{LocalPackage, Origin};
 use crate::model::package::PackageId;
 use crate::model::request::PackageRequest;
 use crate::model::settings::Settings;
+use crate::model::time::iso8601;
 use crate::plan::{BaseTree, Plan};
 use crate::repo::Repo;
 use crate::repo::metadata::CommitInfo;
@@ -49,6 +51,8 @@ pub struct Transaction<'a> {
     pub stateroot: String,
     pub options: &'a Options,
     pub ports: Ports<'a>,
+    /// Deployments that failed to boot and are not to be made again.
+    failed_boots: Vec<BootReport>,
 }
 
 /// A tree directory to read the base from, and what is known of the commit.
@@ -71,7 +75,24 @@ impl<'a> Transaction<'a> {
         sysroot.lock()?;
         let stateroot = sysroot.stateroot(stateroot)?;
         let repo = sysroot.repo();
-        Ok(Self { repo, sysroot, stateroot, options, ports })
+        Ok(Self { repo, sysroot, stateroot, options, ports, failed_boots: Vec::new() })
+    }
+
+    /// From now on a deployment that failed to boot is an error, until something else comes out: an upgrade that nobody
+    /// watches would bring it back again and again.
+    pub fn refuse_failed_boots(&mut self) {
+        self.failed_boots = verification::failed_boots(self.sysroot.path(), &self.stateroot);
+    }
+
+    fn check_failed_boots(&self, commit: &str, digest: Option<&str>) -> Result<()> {
+        let Some(report) = verification::failed_before(&self.failed_boots, commit, digest) else { return Ok(()) };
+        Err(Error::usage(format!(
+            "The new deployment would be the same as {}, which failed to boot at {}: {}",
+            report.deployment,
+            iso8601(report.time),
+            report.cause()
+        ))
+        .hint("A newer image or newer packages make another one. --allow-failed deploys this one once more."))
     }
 
     /// The deployment that a change starts from.
@@ -176,6 +197,9 @@ impl<'a> Transaction<'a> {
             refuse_inactive(&plan, changes)?;
             plan.check_kernels(&base.packages)?;
             let old = self.repo.packages(&pending.checksum()).unwrap_or_default();
+            if pending_info.state_digest.as_deref() != Some(&plan.input_digest) {
+                self.check_failed_boots("", Some(&plan.input_digest))?;
+            }
             plan.diff = PackageDiff::between(&old, &plan.resulting_packages(&base.packages));
             report_inactive(&plan, self.ports.events);
             if !self.options.dry_run {
@@ -216,6 +240,9 @@ impl<'a> Transaction<'a> {
         plan: Plan,
         mut report: Report,
     ) -> Result<Report> {
+        if commit != pending.checksum() {
+            self.check_failed_boots(commit, None)?;
+        }
         let same_origin = pending.origin()? == *origin;
         let old = self.repo.packages(&pending.checksum()).unwrap_or_default();
         let new = self.repo.packages(commit).unwrap_or_default();
@@ -261,8 +288,14 @@ impl<'a> Transaction<'a> {
     ) -> Result<T> {
         let ports = Ports { packages: self.ports.packages, sandbox: self.ports.sandbox, events: self.ports.events };
         let sysroot = Sysroot::open(self.sysroot.path())?;
-        let mut inner =
-            Transaction { sysroot, repo: self.repo.clone(), stateroot: self.stateroot.clone(), options, ports };
+        let mut inner = Transaction {
+            sysroot,
+            repo: self.repo.clone(),
+            stateroot: self.stateroot.clone(),
+            options,
+            ports,
+            failed_boots: self.failed_boots.clone(),
+        };
         work(&mut inner)
     }
 

@@ -11,12 +11,17 @@ use crate::repo::metadata::CommitInfo;
 pub struct Upgrade<'a> {
     pub changes: &'a PackageChanges,
     pub allow_downgrade: bool,
+    /// Deploy again what failed to boot.
+    pub allow_failed: bool,
     /// Tell whether there is an update; change nothing. `--preview` tells what it brings as well: the plan is made
     /// either way, so both come from what the real run would do.
     pub preview: bool,
 }
 
 pub fn execute(transaction: &mut Transaction<'_>, upgrade: &Upgrade<'_>) -> Result<Report> {
+    if !upgrade.allow_failed {
+        transaction.refuse_failed_boots();
+    }
     let pending = transaction.pending()?;
     let mut origin = pending.origin()?;
     let current = transaction.base_of(&pending)?;

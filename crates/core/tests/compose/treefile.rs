@@ -13,6 +13,7 @@ pub(crate) fn minimal() -> Treefile {
         variables: BTreeMap::new(),
         metadata: BTreeMap::new(),
         repos: Vec::new(),
+        compose_repos: Vec::new(),
         packages: Vec::new(),
         exclude_packages: Vec::new(),
         recommends: false,

@@ -54,7 +54,8 @@ pub(super) fn flatten(merged: Merged, base: &Path, loader: &mut Loader<'_>) -> R
         edition: Edition::Edition2024,
         variables,
         metadata: keys.json_map("metadata")?,
-        repos: keys.repos(loader)?,
+        repos: keys.repos("repos", loader)?,
+        compose_repos: keys.repos("compose-repos", loader)?,
         packages,
         exclude_packages,
         recommends: keys.bool("recommends", true)?,
@@ -395,16 +396,16 @@ impl Keys<'_> {
         }
     }
 
-    /// `repos`: names of `.sources` files beside the treefile, texts and maps of deb822 fields.
-    fn repos(&self, loader: &mut Loader<'_>) -> Result<Vec<Source>> {
+    /// `repos` and `compose-repos`: names of `.sources` files beside the treefile, texts and maps of deb822 fields.
+    fn repos(&self, key: &str, loader: &mut Loader<'_>) -> Result<Vec<Source>> {
         let mut all: Vec<Source> = Vec::new();
-        for node in self.list("repos")? {
+        for node in self.list(key)? {
             let mut found = match &node.value {
                 Value::Text(text) if text.contains(['\n', ':']) => {
-                    sources::parse_deb822(text).context(|| format!("{}: 'repos'", node.at))?
+                    sources::parse_deb822(text).context(|| format!("{}: '{key}'", node.at))?
                 }
-                Value::Text(id) => self.repo_file(id, &node.at, loader)?,
-                _ => vec![inline_source(node)?],
+                Value::Text(id) => self.repo_file(key, id, &node.at, loader)?,
+                _ => vec![inline_source(key, node)?],
             };
             for source in &mut found {
                 source.expand_arch(loader.arch);
@@ -412,7 +413,7 @@ impl Keys<'_> {
                 for keyring in source.keyrings() {
                     let probed = loader.reader.probe(keyring);
                     probed
-                        .context(|| format!("{}: 'repos': Signed-By {}", node.at, keyring.display()))
+                        .context(|| format!("{}: '{key}': Signed-By {}", node.at, keyring.display()))
                         .map_err(|e| e.with_kind(ErrorKind::Usage))?;
                 }
             }
@@ -424,19 +425,19 @@ impl Keys<'_> {
                 list.push(source);
             }
         }
-        match self.node("repos") {
+        match self.node(key) {
             Some(node) if list.is_empty() => Err(node
                 .at
-                .error("'repos' has no enabled source of type deb")
+                .error(format!("'{key}' has no enabled source of type deb"))
                 .hint("Leave it out to use this machine's apt sources.")),
             _ => Ok(list),
         }
     }
 
     /// Reads `ID.sources`, or `ID.list`, beside the file that names it.
-    fn repo_file(&self, id: &str, at: &At, loader: &mut Loader<'_>) -> Result<Vec<Source>> {
+    fn repo_file(&self, key: &str, id: &str, at: &At, loader: &mut Loader<'_>) -> Result<Vec<Source>> {
         if id.is_empty() || id.contains('/') {
-            return Err(at.error(format!("'repos': '{id}' is not the name of a .sources file beside the treefile")));
+            return Err(at.error(format!("'{key}': '{id}' is not the name of a .sources file beside the treefile")));
         }
         let id = id.strip_suffix(".sources").unwrap_or(id);
         let path = at.resolve(format!("{id}.sources"));
@@ -445,24 +446,24 @@ impl Keys<'_> {
             Ok(file) => sources::parse_deb822(&file.text).context(|| path.display().to_string()),
             Err(error) => match loader.reader.read(&list) {
                 Ok(file) => sources::parse_list(&file.text).context(|| list.display().to_string()),
-                Err(_) => Err(error).context(|| format!("'repos': source '{id}'")),
+                Err(_) => Err(error).context(|| format!("'{key}': source '{id}'")),
             },
         };
         parsed.context(|| at.to_string()).map_err(|e| e.with_kind(ErrorKind::Usage))
     }
 }
 
-fn inline_source(node: &Node) -> Result<Source> {
+fn inline_source(name: &str, node: &Node) -> Result<Source> {
     let mut stanza = Stanza::default();
-    for Entry { key, at, node } in node.map("repos")? {
+    for Entry { key, at, node } in node.map(name)? {
         if let Err(near) = sources::check_field(key) {
-            let error = at.error(format!("'repos': unknown field '{key}' of a source"));
+            let error = at.error(format!("'{name}': unknown field '{key}' of a source"));
             return Err(match near {
                 Some(near) => error.hint(format!("Did you mean '{near}'?")),
                 None => error.hint("Fields are those of sources.list(5)."),
             });
         }
-        let what = format!("'{key}' of 'repos'");
+        let what = format!("'{key}' of '{name}'");
         let value = match &node.value {
             Value::Bool(v) => if *v { "yes" } else { "no" }.to_owned(),
             Value::List(list) => list.iter().map(|n| n.text_or_number(&what)).collect::<Result<Vec<_>>>()?.join(" "),
@@ -470,7 +471,7 @@ fn inline_source(node: &Node) -> Result<Source> {
         };
         stanza.set(key, value);
     }
-    Source::from_stanza(&stanza).context(|| format!("{}: 'repos'", node.at))
+    Source::from_stanza(&stanza).context(|| format!("{}: '{name}'", node.at))
 }
 
 fn account_ids(name: &str, node: &Node) -> Result<AccountIds> {

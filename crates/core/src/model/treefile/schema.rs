@@ -91,6 +91,7 @@ pub(super) static KEYS: &[Key] = &[
     key("releasever", Kind::TextOrNumber, Merge::Outer),
     key("basearch", Kind::Text, Merge::Outer),
     key("repos", Kind::Repos, Merge::Front),
+    key("compose-repos", Kind::Repos, Merge::Front),
     key("include", Kind::Include, Merge::Local),
     key("arch-include", Kind::ArchInclude, Merge::Local),
     key("conditional-include", Kind::Conditional, Merge::Local),

@@ -66,6 +66,8 @@ repos:
     URIs: file:///srv/$(ARCH)
     Suites: ./
   - {URIs: [http://a.invalid/x, http://b.invalid/x], Suites: trixie, Components: main contrib, Signed-By: key.asc, Trusted: true}
+compose-repos:
+  - {URIs: file:///srv/own, Suites: ./, Signed-By: own.gpg}
 packages: [bb aa, "'podman >= 4.1'", vim/trixie-backports, libc6:i386]
 packages-amd64: [linux-image-amd64]
 packages-aarch64: [linux-image-arm64]
@@ -137,6 +139,7 @@ fn every_key_reaches_the_treefile() {
     assert_eq!(t.repos[0].keyrings(), [PathBuf::from("/base/sub/keys/main.gpg")]);
     assert_eq!(t.repos[1].uris, ["file:///srv/amd64"]);
     assert_eq!(t.repos[2].options, [("Trusted".to_owned(), "yes".to_owned())]);
+    assert_eq!(t.compose_repos[0].keyrings(), [PathBuf::from("/base/sub/own.gpg")]);
     assert_eq!(t.check_groups, CheckAccounts::File { filename: "/base/sub/group".into() });
 }
 
@@ -257,6 +260,7 @@ fn wrong_types_and_values() {
         ("check-groups: {type: data, entries: {a: [1, 2]}}\n", "expected a number or [uid, gid], found a list"),
         ("tmp-is-dir: false\n", "t.yaml:1: 'tmp-is-dir': expected true, found false: with /tmp a link"),
         ("repos: [x/y]\n", "'x/y' is not the name of a .sources file"),
+        ("compose-repos: [x/y]\n", "'compose-repos': 'x/y' is not the name of a .sources file"),
         ("ref: a\nrepos: [nowhere]\n", "t.yaml:2: 'repos': source 'nowhere': No such file"),
         ("repos: ['Types: deb']\n", "t.yaml:1: 'repos': stanza 1: it has no URIs"),
         ("repos: [{URI: 'http://x', Suites: a}]\n", "unknown field 'URI' of a source | Did you mean 'URIs'?"),
