@@ -13,67 +13,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ostree::glib;
 use serde::{Deserialize, Serialize};
 
 use super::grubenv::{self, GrubEnv};
 use super::health::{self, CheckResult};
 use super::variables;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
+use crate::operation::sources::settings;
 use crate::sysroot::{Deployment, Sysroot};
 
-/// The settings, below the root of a system.
-pub const CONFIG: &str = "etc/apt-ostreed.conf";
 /// Below `/var`.
 const REPORTS: &str = "lib/apt-ostree/health";
 /// Reports of failed deployments that are gone are kept, so that they are not deployed again; this many.
 const KEPT: usize = 20;
-/// The loader's menu can count down from no more.
-const MAX_TRIES: u32 = 9;
-
-/// Group `[Boot]` of the settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// `Verify`: judge boots and tell the loader. The loader itself decides whether anything comes of it.
-    pub verify: bool,
-    /// `Tries`: starts that a new deployment gets; the loader's own number if not set.
-    pub tries: Option<u32>,
-}
-
-impl Config {
-    /// The settings of the system below `root`. Without a file: the defaults.
-    pub fn read(root: &Path) -> Result<Self> {
-        let path = root.join(CONFIG);
-        let text = match fs::read_to_string(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            other => other.context(|| format!("Reading {}", path.display()))?,
-        };
-        Self::parse(&text).context(|| format!("Reading {}", path.display()))
-    }
-
-    fn parse(text: &str) -> Result<Self> {
-        let file = glib::KeyFile::new();
-        if !text.is_empty() {
-            file.load_from_data(text, glib::KeyFileFlags::NONE)?;
-        }
-        let value = |key: &str| file.string("Boot", key).ok().map(|v| v.trim().to_owned());
-        let verify = match value("Verify").map(|v| v.to_lowercase()).as_deref() {
-            None | Some("yes" | "true" | "1" | "on") => true,
-            Some("no" | "false" | "0" | "off") => false,
-            Some(other) => return Err(Error::usage(format!("Verify={other} in [Boot] is neither yes nor no"))),
-        };
-        let tries = match value("Tries") {
-            None => None,
-            Some(text) => match text.parse() {
-                Ok(number) if (1..=MAX_TRIES).contains(&number) => Some(number),
-                _ => {
-                    return Err(Error::usage(format!("Tries={text} in [Boot] is not a number from 1 to {MAX_TRIES}")));
-                }
-            },
-        };
-        Ok(Self { verify, tries })
-    }
-}
 
 /// How a boot of a deployment went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +81,7 @@ pub enum Next {
 
 /// Runs the checks of the system that runs from `sysroot`, and reports. `None`: turned off, or nothing of this sysroot runs.
 pub fn judge(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Next)>> {
-    if !Config::read(root)?.verify {
+    if !settings(&root.join("etc"))?.verify_boots {
         return Ok(None);
     }
     let Some(booted) = booted(sysroot) else { return Ok(None) };
@@ -144,7 +96,7 @@ pub fn judge(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Next)
 
 /// The boot has taken too long: the same as a failed check, unless it was found good by now or a check has told already.
 pub fn overdue(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Next)>> {
-    if !Config::read(root)?.verify {
+    if !settings(&root.join("etc"))?.verify_boots {
         return Ok(None);
     }
     let Some(booted) = booted(sysroot) else { return Ok(None) };
@@ -160,13 +112,13 @@ pub fn overdue(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Nex
 
 /// The start is complete: tells the loader, and notes which deployment it has given up. Lines for the log.
 pub fn mark_good(root: &Path, sysroot: &Sysroot) -> Result<Vec<String>> {
-    let config = Config::read(root)?;
+    let settings = settings(&root.join("etc"))?;
     let Some(booted) = booted(sysroot) else { return Ok(Vec::new()) };
     let mut lines = Vec::new();
     let Some(env) = grubenv::read(sysroot.path())? else {
         return Ok(vec!["There is no GRUB environment block: the boot loader does not count tries".into()]);
     };
-    if !config.verify {
+    if !settings.verify_boots {
         let changed = grubenv::update(sysroot.path(), |env| {
             for name in [variables::GOOD, variables::TRIAL, variables::LEFT, variables::FAILED] {
                 env.unset(name);
@@ -199,7 +151,7 @@ pub fn mark_good(root: &Path, sysroot: &Sysroot) -> Result<Vec<String>> {
         if env.get(variables::FAILED) == Some(name.as_str()) {
             env.unset(variables::FAILED);
         }
-        match config.tries {
+        match settings.boot_tries {
             Some(tries) => env.set(variables::TRIES, &tries.to_string()),
             None => env.unset(variables::TRIES),
         }
@@ -356,22 +308,6 @@ mod tests {
             "apt_ostree_good=old.0\napt_ostree_trial=other.0\n",
         ] {
             assert!(trial(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn settings() {
-        let config = |text: &str| Config::parse(text);
-        assert_eq!(config("").unwrap(), Config { verify: true, tries: None });
-        assert_eq!(config("[Daemon]\nX=1\n").unwrap(), Config { verify: true, tries: None });
-        assert_eq!(config("[Boot]\nVerify=no\nTries=5\n").unwrap(), Config { verify: false, tries: Some(5) });
-        for (text, error) in [
-            ("[Boot]\nVerify=maybe\n", "Verify=maybe in [Boot] is neither yes nor no"),
-            ("[Boot]\nTries=0\n", "Tries=0 in [Boot] is not a number from 1 to 9"),
-            ("[Boot]\nTries=many\n", "Tries=many"),
-            ("nonsense", ""),
-        ] {
-            assert!(config(text).unwrap_err().to_string().contains(error), "{text}");
         }
     }
 

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `[Layering]` | `BaseUpgrades` | `when-needed` (default): a base package is made newer where a request cannot be met without; `never` |
 //! | | `ForeignArchitectures` | dpkg architectures besides the native one whose packages can be layered, in addition to those of the base: `i386;arm64;` |
+//! | `[Boot]` | `Verify` | `yes` (default) or `no`: judge boots and tell the boot loader, which decides whether anything comes of it |
+//! | | `Tries` | starts that a new deployment gets, 1 to 9; the loader's own number (3) if it is not set |
 //!
 //! Groups and keys that are not known here belong to other parts of the program, or to a later version, and are no error.
 
@@ -11,13 +13,29 @@ use super::origin::parse_keyfile;
 use crate::error::{Error, Result};
 use crate::source::BaseUpgrades;
 
+/// The loader's menu can count down from no more.
+const MAX_TRIES: u32 = 9;
+
 /// The file, below the machine's /etc.
 pub const FILE: &str = "apt-ostreed.conf";
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub base_upgrades: BaseUpgrades,
     pub foreign_architectures: Vec<String>,
+    pub verify_boots: bool,
+    pub boot_tries: Option<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            base_upgrades: BaseUpgrades::default(),
+            foreign_architectures: Vec::new(),
+            verify_boots: true,
+            boot_tries: None,
+        }
+    }
 }
 
 impl Settings {
@@ -29,10 +47,30 @@ impl Settings {
             match (group.as_str(), key.as_str()) {
                 ("Layering", "BaseUpgrades") => settings.base_upgrades = base_upgrades(value)?,
                 ("Layering", "ForeignArchitectures") => settings.foreign_architectures = architectures(value)?,
+                ("Boot", "Verify") => settings.verify_boots = truth(value)?,
+                ("Boot", "Tries") => settings.boot_tries = Some(tries(value)?),
                 _ => {}
             }
         }
         Ok(settings)
+    }
+}
+
+fn truth(value: &str) -> Result<bool> {
+    match value.to_lowercase().as_str() {
+        "yes" | "true" | "1" | "on" => Ok(true),
+        "no" | "false" | "0" | "off" => Ok(false),
+        _ => Err(Error::usage(format!("[Boot] Verify is '{value}'")).hint("It may be yes or no.")),
+    }
+}
+
+fn tries(value: &str) -> Result<u32> {
+    match value.parse() {
+        Ok(number) if (1..=MAX_TRIES).contains(&number) => Ok(number),
+        _ => {
+            Err(Error::usage(format!("[Boot] Tries is '{value}'"))
+                .hint(format!("It is a number from 1 to {MAX_TRIES}.")))
+        }
     }
 }
 
@@ -86,6 +124,21 @@ mod tests {
         assert_eq!(read("[Daemon]\nForeignArchitectures=i386\n[Layering]\nOther=1\n").unwrap(), "");
         for bad in ["I386", "any", "linux-any", "../x", "all"] {
             assert!(read(&format!("[Layering]\nForeignArchitectures={bad}\n")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn boots() {
+        let read = |text: &str| Settings::parse(text).map(|s| (s.verify_boots, s.boot_tries));
+        assert_eq!(read("[Daemon]\nX=1\n").unwrap(), (true, None));
+        assert_eq!(read("[Boot]\nVerify=no\nTries=5\n").unwrap(), (false, Some(5)));
+        for (text, error) in [
+            ("[Boot]\nVerify=maybe\n", "[Boot] Verify is 'maybe'"),
+            ("[Boot]\nTries=0\n", "[Boot] Tries is '0'"),
+            ("[Boot]\nTries=many\n", "[Boot] Tries is 'many'"),
+            ("nonsense", "Line 1"),
+        ] {
+            assert!(read(text).unwrap_err().to_string().contains(error), "{text}");
         }
     }
 }
