@@ -6,6 +6,7 @@
 //! it: cancelling is SIGTERM to the group, and SIGKILL after [`GRACE`].
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -14,11 +15,13 @@ use std::time::{Duration, Instant};
 use apt_ostree_core::event::Event;
 use apt_ostree_core::operation::interruption;
 use apt_ostree_core::operation::{Report, Request, Verb};
+use apt_ostree_core::sysroot::bootloader;
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tempfile::TempPath;
 
 use crate::terminal::Terminal;
 
@@ -43,7 +46,10 @@ enum Message {
 /// Runs the request to its end.
 pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Report> {
     let document = serde_json::to_vec(request).context(|| "Writing the request")?;
-    let outcome = run_command(command()?, &document, terminal);
+    let mut command = command()?;
+    // Deleted when the worker has ended.
+    let _generator = name_menu_generator(&mut command)?;
+    let outcome = run_command(command, &document, terminal);
     // A worker that was killed leaves its scratch space; after a failed script that is where it can be run again.
     if outcome.as_ref().is_err_and(|error| error.script.is_none()) {
         // The outcome is the news, and the next transaction empties it as well.
@@ -87,6 +93,32 @@ fn command() -> Result<Command> {
     };
     command.arg("worker");
     Ok(command)
+}
+
+/// Tells libostree in the worker what writes GRUB's menu, by the environment, which is all it listens to. One that is
+/// named already stays; else the installed one, else a copy of the one in this program: a sysroot in a directory gets
+/// its menu on machines that have no GRUB.
+fn name_menu_generator(command: &mut Command) -> Result<Option<TempPath>> {
+    const VARIABLE: &str = "OSTREE_GRUB2_EXEC";
+    if std::env::var_os(VARIABLE).is_some() {
+        return Ok(None);
+    }
+    // Otherwise libostree sends what the generator says to nowhere.
+    command.env("OSTREE_DEBUG_GRUB2", "1");
+    if std::path::Path::new(bootloader::GENERATOR_PATH).exists() {
+        command.env(VARIABLE, bootloader::GENERATOR_PATH);
+        return Ok(None);
+    }
+    let mut file = tempfile::Builder::new()
+        .prefix("apt-ostree-grub-config-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempfile()
+        .context(|| "Making a temporary file")?;
+    file.write_all(bootloader::GENERATOR.as_bytes()).context(|| "Writing a temporary file")?;
+    // A program that is open for writing cannot be started.
+    let path = file.into_temp_path();
+    command.env(VARIABLE, &path);
+    Ok(Some(path))
 }
 
 fn spawn(mut command: Command, document: &[u8]) -> Result<(Child, ChildStdout)> {

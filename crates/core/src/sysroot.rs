@@ -4,6 +4,7 @@
 //! A sysroot is the physical root with `ostree/` and `boot/`; `/` on a booted system, any directory otherwise.
 //! Locking: every change holds libostree's own lock (`ostree/lock`), which other tools watch; reads hold none.
 
+pub mod bootloader;
 pub mod deploy;
 
 use std::path::{Path, PathBuf};

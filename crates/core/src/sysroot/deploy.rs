@@ -3,7 +3,7 @@
 use ostree::SysrootSimpleWriteDeploymentFlags as WriteFlags;
 use ostree::gio;
 
-use super::{Deployment, Sysroot, keyfile};
+use super::{Deployment, Sysroot, bootloader, keyfile};
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::origin::Origin;
@@ -74,6 +74,7 @@ impl Sysroot {
                 )
                 .context(|| "Writing the boot configuration")
         })?;
+        bootloader::refresh_menu(&self.path)?;
         Ok(false)
     }
 
@@ -83,7 +84,8 @@ impl Sysroot {
         let options = ostree::SysrootWriteDeploymentsOpts { do_postclean: false };
         self.inner
             .write_deployments_with_options(&inner, &options, gio::Cancellable::NONE)
-            .context(|| "Writing the boot configuration")
+            .context(|| "Writing the boot configuration")?;
+        bootloader::refresh_menu(&self.path)
     }
 
     /// Removes what no deployment and no ref uses: deployment directories, boot files, base checkouts, local
