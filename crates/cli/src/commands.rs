@@ -4,6 +4,7 @@ pub(crate) mod cleanup;
 pub(crate) mod compose;
 pub(crate) mod db;
 pub(crate) mod deploy;
+pub(crate) mod disk_image;
 pub(crate) mod init_sysroot;
 pub(crate) mod install;
 pub(crate) mod internals;

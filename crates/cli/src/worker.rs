@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use apt_ostree_core::event::Event;
 use apt_ostree_core::operation::interruption;
-use apt_ostree_core::operation::{Report, Request, Verb};
+use apt_ostree_core::operation::{Report, Request, Verb, disk_image};
 use apt_ostree_core::sysroot::bootloader;
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -55,6 +55,7 @@ pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Report> {
         // The outcome is the news, and the next transaction empties it as well.
         let _ = match &request.verb {
             Verb::ComposeTree(compose) => compose.repo.as_deref().map_or(Ok(()), interruption::clean_repo),
+            Verb::DiskImage(image) => disk_image::clean(&image.output),
             _ => interruption::clean_sysroot(&request.sysroot),
         };
     }

@@ -6,6 +6,7 @@ pub mod assemble;
 pub mod compose;
 pub mod db;
 pub mod digest;
+pub mod disk;
 pub mod error;
 pub mod event;
 pub mod model;

@@ -4,6 +4,7 @@
 pub mod cleanup;
 pub mod compose_tree;
 pub mod deploy;
+pub mod disk_image;
 pub mod init_sysroot;
 pub mod interruption;
 pub mod kargs;
@@ -117,6 +118,8 @@ pub enum Verb {
     InitSysroot(InitSysroot),
     /// `compose tree`; the sysroot of the request is not used.
     ComposeTree(compose_tree::ComposeTree),
+    /// `compose disk-image`; the same.
+    DiskImage(disk_image::DiskImage),
 }
 
 /// `rebase REFSPEC [REVISION]`.
@@ -165,6 +168,8 @@ pub struct InitSysroot {
     /// A local repository to pull from instead of a remote.
     pub pull_local: Option<PathBuf>,
     pub kargs: Vec<String>,
+    /// GRUB reads its menu from this sysroot's /boot.
+    pub grub: bool,
 }
 
 /// What became of a transaction. The client renders it.
@@ -205,6 +210,9 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
     }
     if let Verb::ComposeTree(compose) = &request.verb {
         return compose_tree::execute(compose, &request.options, &mut { ports });
+    }
+    if let Verb::DiskImage(image) = &request.verb {
+        return disk_image::execute(image, stateroot.unwrap_or("debian"), ports.sandbox, ports.events);
     }
     let log = LogSink::create(
         &Sysroot::open(&request.sysroot)?.repo(),
@@ -254,7 +262,9 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
         }
         Verb::Kargs(change) => kargs::execute(transaction, change),
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
-        Verb::InitSysroot(_) | Verb::ComposeTree(_) => unreachable!("handled above: these need no sysroot to lock"),
+        Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => {
+            unreachable!("handled above: these need no sysroot to lock")
+        }
     }
 }
 
@@ -270,6 +280,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::RefreshMd { .. } => "refresh-md",
         Verb::InitSysroot(_) => "init-sysroot",
         Verb::ComposeTree(_) => "compose",
+        Verb::DiskImage(_) => "disk-image",
     }
 }
 

@@ -39,11 +39,15 @@ impl Sysroot {
         Ok(Self { inner, path: path.to_owned(), locked: false })
     }
 
-    /// Makes a sysroot with one stateroot out of a directory, as `ostree admin init-fs` and `stateroot-init` do, and opens
-    /// it locked.
-    pub fn create(path: &Path, stateroot: &str) -> Result<Self> {
+    /// Makes a sysroot with one stateroot out of a directory, as `ostree admin init-fs` and `stateroot-init` do, for a machine
+    /// that GRUB starts or for none in particular, and opens it locked.
+    pub fn create(path: &Path, stateroot: &str, grub: bool) -> Result<Self> {
         let inner = ostree::Sysroot::new(Some(&gio::File::for_path(path)));
         inner.ensure_initialized(gio::Cancellable::NONE).context(|| format!("Initialising {}", path.display()))?;
+        if grub {
+            // libostree reads some of it only when it opens the repository.
+            bootloader::use_grub(path)?;
+        }
         let mut sysroot = Self::open(path)?;
         sysroot.lock()?;
         sysroot

@@ -9,8 +9,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::Sysroot;
 use crate::error::{Context, Error, Result};
+use crate::repo::Repo;
 
 /// A shell script; its head says how it is called.
 pub const GENERATOR: &str = include_str!("../../../../data/grub/grub-config");
@@ -25,22 +25,20 @@ fn empty_environment() -> Vec<u8> {
     block
 }
 
-impl Sysroot {
-    /// Makes GRUB the boot loader of a sysroot without deployments. Explicitly, because libostree finds out by itself only
-    /// when there is a menu already; with paths that begin with `/boot`, which hold whether or not that is a file system of its
-    /// own (libostree makes a link `boot/boot -> .`).
-    pub fn use_grub(&self) -> Result<()> {
-        let repo = self.repo();
-        repo.set_option("sysroot", "bootloader", "grub2")?;
-        repo.set_option("sysroot", "bootprefix", "true")?;
-        let grub = self.path.join("boot/grub");
-        let write = || -> Result<()> {
-            std::fs::create_dir_all(&grub)?;
-            std::os::unix::fs::symlink("../loader/grub.cfg", grub.join("grub.cfg"))?;
-            Ok(std::fs::write(grub.join("grubenv"), empty_environment())?)
-        };
-        write().context(|| format!("Writing {}", grub.display()))
-    }
+/// Makes GRUB the boot loader of a sysroot without deployments. Explicitly, because libostree finds out by itself only when there is
+/// a menu already; with paths that begin with `/boot`, which hold whether or not that is a file system of its own (libostree
+/// makes a link `boot/boot -> .`).
+pub(super) fn use_grub(sysroot: &Path) -> Result<()> {
+    let repo = Repo::open(&sysroot.join("ostree/repo"))?;
+    repo.set_option("sysroot", "bootloader", "grub2")?;
+    repo.set_option("sysroot", "bootprefix", "true")?;
+    let grub = sysroot.join("boot/grub");
+    let write = || -> Result<()> {
+        std::fs::create_dir_all(&grub)?;
+        std::os::unix::fs::symlink("../loader/grub.cfg", grub.join("grub.cfg"))?;
+        Ok(std::fs::write(grub.join("grubenv"), empty_environment())?)
+    };
+    write().context(|| format!("Writing {}", grub.display()))
 }
 
 /// Writes the menu of a sysroot again if it is one of ours. libostree writes none when the kernel, the arguments and the
