@@ -214,12 +214,10 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
     if let Verb::DiskImage(image) = &request.verb {
         return disk_image::execute(image, stateroot.unwrap_or("debian"), ports.sandbox, ports.events);
     }
-    let log = LogSink::create(
-        &Sysroot::open(&request.sysroot)?.repo(),
-        verb_name(&request.verb),
-        &request.options.command_line,
-        ports.events,
-    );
+    let sysroot = Sysroot::open_for_change(&request.sysroot)?;
+    // The log is written there before the transaction has its lock.
+    sysroot.make_writable()?;
+    let log = LogSink::create(&sysroot.repo(), verb_name(&request.verb), &request.options.command_line, ports.events);
     let ports = Ports { packages: ports.packages, sandbox: ports.sandbox, events: &log };
     let outcome = run_logged(request, stateroot, ports);
     match &outcome {
