@@ -6,16 +6,20 @@ PREFIX   ?= /usr
 TARGET   := $(or $(CARGO_TARGET_DIR),$(shell scripts/devroot path)/target)
 BINARY   := $(TARGET)/release/apt-ostree
 
-.PHONY: all demo check check-quick lint bench install deb clean help
+.PHONY: all demo vm check check-quick check-vm lint bench install deb clean help
 all:           ## build the release binary
 	$(RUN) cargo build --release --locked
 	@echo "built $(BINARY)"
 demo:          ## compose a Debian 13 tree, deploy it, layer, upgrade, roll back (as root)
 	$(RUN) scripts/demo
+vm:            ## boot the example image in a virtual machine, with a console and ssh (as root)
+	$(RUN) scripts/vm
 check:         ## lint and run every test, boots included (as root)
 	$(RUN) tests/check all
 check-quick:   ## lint and the tests that need no package archive
 	$(RUN) tests/check quick
+check-vm:      ## the long tests in virtual machines: firmware, power cuts, boot counting (as root)
+	$(RUN) tests/check vm
 lint:          ## rustfmt, clippy and shellcheck, warnings denied
 	$(RUN) tests/check lint
 bench:         ## measure against apt-get, mmdebstrap and ostree, side by side (as root)

@@ -4,6 +4,7 @@ pub(crate) mod cleanup;
 pub(crate) mod compose;
 pub(crate) mod db;
 pub(crate) mod deploy;
+pub(crate) mod disk_image;
 pub(crate) mod finalize_deployment;
 pub(crate) mod health;
 pub(crate) mod history;

@@ -6,6 +6,7 @@
 //! it: cancelling is SIGTERM to the group, and SIGKILL after [`GRACE`].
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,12 +14,14 @@ use std::time::{Duration, Instant};
 
 use apt_ostree_core::event::Event;
 use apt_ostree_core::operation::interruption;
-use apt_ostree_core::operation::{Report, Request, Verb};
+use apt_ostree_core::operation::{Report, Request, Verb, disk_image};
+use apt_ostree_core::sysroot::bootloader;
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tempfile::TempPath;
 
 use crate::terminal::Terminal;
 
@@ -43,13 +46,17 @@ enum Message {
 /// Runs the request to its end.
 pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Report> {
     let document = serde_json::to_vec(request).context(|| "Writing the request")?;
-    let (outcome, answered) = run_command(command()?, &document, terminal);
+    let mut command = command()?;
+    // Deleted when the worker has ended.
+    let _generator = name_menu_generator(&mut command)?;
+    let (outcome, answered) = run_command(command, &document, terminal);
     // A worker that was killed leaves its scratch space. One that answered has cleaned up, but for the tree of a failed
     // script, where it can be run again: a mistyped command must not take that away.
     if !answered {
         // The outcome is the news, and the next transaction empties it as well.
         let _ = match &request.verb {
             Verb::ComposeTree(compose) => compose.repo.as_deref().map_or(Ok(()), interruption::clean_repo),
+            Verb::DiskImage(image) => disk_image::clean(&image.output),
             _ => interruption::clean_sysroot(&request.sysroot),
         };
     }
@@ -96,6 +103,32 @@ fn command() -> Result<Command> {
     };
     command.arg("worker");
     Ok(command)
+}
+
+/// Tells libostree in the worker what writes GRUB's menu, by the environment, which is all it listens to. One that is
+/// named already stays; else the installed one, else a copy of the one in this program: a sysroot in a directory gets
+/// its menu on machines that have no GRUB.
+fn name_menu_generator(command: &mut Command) -> Result<Option<TempPath>> {
+    const VARIABLE: &str = "OSTREE_GRUB2_EXEC";
+    if std::env::var_os(VARIABLE).is_some() {
+        return Ok(None);
+    }
+    // Otherwise libostree sends what the generator says to nowhere.
+    command.env("OSTREE_DEBUG_GRUB2", "1");
+    if std::path::Path::new(bootloader::GENERATOR_PATH).exists() {
+        command.env(VARIABLE, bootloader::GENERATOR_PATH);
+        return Ok(None);
+    }
+    let mut file = tempfile::Builder::new()
+        .prefix("apt-ostree-grub-config-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempfile()
+        .context(|| "Making a temporary file")?;
+    file.write_all(bootloader::GENERATOR.as_bytes()).context(|| "Writing a temporary file")?;
+    // A program that is open for writing cannot be started.
+    let path = file.into_temp_path();
+    command.env(VARIABLE, &path);
+    Ok(Some(path))
 }
 
 fn spawn(mut command: Command, document: &[u8]) -> Result<(Child, ChildStdout)> {

@@ -9,6 +9,7 @@ pub mod changelog;
 pub mod compose;
 pub mod db;
 pub mod digest;
+pub mod disk;
 pub mod error;
 pub mod event;
 pub mod model;

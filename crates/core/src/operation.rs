@@ -4,6 +4,7 @@
 pub mod cleanup;
 pub mod compose_tree;
 pub mod deploy;
+pub mod disk_image;
 pub mod finalize_deployment;
 pub mod history;
 pub mod init_sysroot;
@@ -136,6 +137,8 @@ pub enum Verb {
     InitSysroot(InitSysroot),
     /// `compose tree`; the sysroot of the request is not used.
     ComposeTree(compose_tree::ComposeTree),
+    /// `compose disk-image`; the same.
+    DiskImage(disk_image::DiskImage),
 }
 
 /// `rebase REFSPEC [REVISION]`.
@@ -234,6 +237,8 @@ pub struct InitSysroot {
     /// A local repository to pull from instead of a remote.
     pub pull_local: Option<PathBuf>,
     pub kargs: Vec<String>,
+    /// GRUB reads its menu from this sysroot's /boot.
+    pub grub: bool,
 }
 
 /// What became of a transaction. The client renders it.
@@ -278,12 +283,13 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
     if let Verb::ComposeTree(compose) = &request.verb {
         return compose_tree::execute(compose, &request.options, &mut { ports });
     }
-    let log = LogSink::create(
-        &Sysroot::open(&request.sysroot)?.repo(),
-        verb_name(&request.verb),
-        &request.options.command_line,
-        ports.events,
-    );
+    if let Verb::DiskImage(image) = &request.verb {
+        return disk_image::execute(image, stateroot.unwrap_or("debian"), ports.sandbox, ports.events);
+    }
+    let sysroot = Sysroot::open_for_change(&request.sysroot)?;
+    // The log is written there before the transaction has its lock.
+    sysroot.make_writable()?;
+    let log = LogSink::create(&sysroot.repo(), verb_name(&request.verb), &request.options.command_line, ports.events);
     let ports = Ports { packages: ports.packages, sandbox: ports.sandbox, events: &log };
     let outcome = run_logged(request, stateroot, ports);
     if outcome.as_ref().is_ok_and(|report| report.changed) && makes_deployments(&request.verb) {
@@ -346,7 +352,9 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
         Verb::Override(change) => overrides::execute(transaction, change),
         Verb::Reset(reset) => reset::execute(transaction, reset),
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
-        Verb::InitSysroot(_) | Verb::ComposeTree(_) => unreachable!("handled above: these need no sysroot to lock"),
+        Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => {
+            unreachable!("handled above: these need no sysroot to lock")
+        }
     }
 }
 
@@ -383,6 +391,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::RefreshMd { .. } => "refresh-md",
         Verb::InitSysroot(_) => "init-sysroot",
         Verb::ComposeTree(_) => "compose",
+        Verb::DiskImage(_) => "disk-image",
     }
 }
 

@@ -366,6 +366,14 @@ impl Repo {
             .context(|| format!("Dropping the ref {branch}"))
     }
 
+    /// Makes a local branch that of a remote.
+    pub fn move_ref_to_remote(&self, remote: &str, branch: &str, commit: &str) -> Result<()> {
+        self.inner
+            .set_ref_immediate(Some(remote), branch, Some(commit), gio::Cancellable::NONE)
+            .context(|| format!("Writing the ref {remote}:{branch}"))?;
+        self.drop_ref(None, branch)
+    }
+
     /// Sets a key of the repository's configuration.
     pub fn set_option(&self, group: &str, key: &str, value: &str) -> Result<()> {
         let config = self.inner.copy_config();

@@ -4,6 +4,7 @@
 //! A sysroot is the physical root with `ostree/` and `boot/`; `/` on a booted system, any directory otherwise.
 //! Locking: every change holds libostree's own lock (`ostree/lock`), which other tools watch; reads hold none.
 
+pub mod bootloader;
 pub mod deploy;
 pub mod initramfs_etc;
 
@@ -25,8 +26,18 @@ pub struct Sysroot {
 }
 
 impl Sysroot {
-    /// Opens and loads. `NotFound` when the directory is no sysroot.
+    /// Opens and loads, to read. `NotFound` when the directory is no sysroot.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::load(path, false)
+    }
+
+    /// Opens for a change, in a process with a mount namespace of its own: on a booted system, where `/sysroot` is read-only,
+    /// libostree mounts it writable in there as soon as it takes the lock.
+    pub fn open_for_change(path: &Path) -> Result<Self> {
+        Self::load(path, true)
+    }
+
+    fn load(path: &Path, private_mounts: bool) -> Result<Self> {
         if !path.join("ostree/repo").is_dir() {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -35,15 +46,22 @@ impl Sysroot {
             .hint(format!("Make one: apt-ostree --sysroot={} init-sysroot …", path.display())));
         }
         let inner = ostree::Sysroot::new(Some(&gio::File::for_path(path)));
+        if private_mounts {
+            inner.set_mount_namespace_in_use();
+        }
         inner.load(gio::Cancellable::NONE).context(|| format!("Loading the sysroot {}", path.display()))?;
         Ok(Self { inner, path: path.to_owned(), locked: false })
     }
 
-    /// Makes a sysroot with one stateroot out of a directory, as `ostree admin init-fs` and `stateroot-init` do, and opens
-    /// it locked.
-    pub fn create(path: &Path, stateroot: &str) -> Result<Self> {
+    /// Makes a sysroot with one stateroot out of a directory, as `ostree admin init-fs` and `stateroot-init` do, for a machine
+    /// that GRUB starts or for none in particular, and opens it locked.
+    pub fn create(path: &Path, stateroot: &str, grub: bool) -> Result<Self> {
         let inner = ostree::Sysroot::new(Some(&gio::File::for_path(path)));
         inner.ensure_initialized(gio::Cancellable::NONE).context(|| format!("Initialising {}", path.display()))?;
+        if grub {
+            // libostree reads some of it only when it opens the repository.
+            bootloader::use_grub(path)?;
+        }
         let mut sysroot = Self::open(path)?;
         sysroot.lock()?;
         sysroot
@@ -65,6 +83,15 @@ impl Sysroot {
         self.locked = true;
         // What is written must be based on what is there now, not on what was there before the lock.
         self.inner.load(gio::Cancellable::NONE)?;
+        Ok(())
+    }
+
+    /// Makes the sysroot writable for this process, see [`Sysroot::open_for_change`]. Somebody else's lock is left to
+    /// [`Sysroot::lock`] to complain of.
+    pub fn make_writable(&self) -> Result<()> {
+        if self.inner.try_lock().context(|| "Locking the sysroot")? {
+            self.inner.unlock();
+        }
         Ok(())
     }
 

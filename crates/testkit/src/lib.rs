@@ -7,6 +7,7 @@ pub mod archive;
 pub mod deb;
 pub mod http;
 pub mod sysroot;
+pub mod vm;
 
 use std::process::{Command, Output};
 

@@ -1,4 +1,4 @@
-//! `compose tree TREEFILE`: from a treefile and an archive to a commit. Parsed here, done by the engine in a worker.
+//! `compose`: `tree TREEFILE`, from a treefile and an archive to a commit, and `disk-image`. Parsed here, done by the engine in a worker.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use apt_ostree_core::{Context, Error};
 use clap::{Args, Subcommand};
 
 use super::App;
+use super::disk_image::{self, DiskImageArgs};
 use crate::args::{Failure, not_available, usage};
 
 #[derive(Debug, Args)]
@@ -21,6 +22,8 @@ pub(crate) struct ComposeArgs {
 enum Compose {
     /// Process a "treefile"; install packages and commit the result to an OSTree repository
     Tree(Box<TreeArgs>),
+    /// Make a disk image of a commit that a machine starts from
+    DiskImage(Box<DiskImageArgs>),
 }
 
 /// dpkg(1) of this machine knows what it is.
@@ -209,7 +212,10 @@ impl TreeArgs {
 }
 
 pub(crate) fn run(app: &App, args: ComposeArgs) -> Result<ExitCode, Failure> {
-    let Compose::Tree(args) = args.command;
+    let args = match args.command {
+        Compose::Tree(args) => args,
+        Compose::DiskImage(args) => return disk_image::run(app, *args),
+    };
     let (mut compose, options) = args.options()?;
     app.require_root()?;
     // Before a worker is started for nothing.

@@ -61,6 +61,7 @@ pub(crate) fn run(app: &App, args: InitSysrootArgs) -> Result<ExitCode, Failure>
         no_gpg_verify: args.no_gpg_verify,
         pull_local: args.pull_local.as_ref().map(absolute).transpose()?,
         kargs: args.karg,
+        grub: false,
     });
     app.transaction(
         verb,

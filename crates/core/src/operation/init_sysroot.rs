@@ -33,7 +33,7 @@ pub fn execute(path: &Path, stateroot: &str, init: &InitSysroot, events: &dyn Ev
 
 fn populate(path: &Path, stateroot: &str, init: &InitSysroot, events: &dyn EventSink) -> Result<Report> {
     std::fs::create_dir_all(path.join("boot"))?;
-    let sysroot = Sysroot::create(path, stateroot)?;
+    let sysroot = Sysroot::create(path, stateroot, init.grub)?;
     let repo = sysroot.repo();
     repo.set_option("sysroot", "readonly", "true")?;
     if let Some((name, url)) = &init.remote {
@@ -42,7 +42,17 @@ fn populate(path: &Path, stateroot: &str, init: &InitSysroot, events: &dyn Event
     let origin = Origin::for_refspec(&init.refspec);
     let commit = match (&init.pull_local, origin.remote_and_branch()) {
         (Some(source), Some((None, branch))) => repo.pull_local(source, branch, events)?,
-        (Some(_), _) => return Err(Error::usage("With a local repository the refspec is a branch without a remote")),
+        // What the remote has, from nearer by.
+        (Some(source), Some((Some(remote), branch))) if repo.has_remote(remote) => {
+            let commit = repo.pull_local(source, branch, events)?;
+            repo.move_ref_to_remote(remote, branch, &commit)?;
+            commit
+        }
+        (Some(_), _) => {
+            return Err(Error::usage(
+                "With a local repository the refspec is a branch, without a remote or with that of --remote",
+            ));
+        }
         (None, Some((Some(remote), branch))) => repo.pull(remote, branch, None, events)?,
         (None, _) => {
             return Err(

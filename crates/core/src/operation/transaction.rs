@@ -71,7 +71,7 @@ struct Planned {
 
 impl<'a> Transaction<'a> {
     pub fn begin(sysroot: &Path, stateroot: Option<&str>, options: &'a Options, ports: Ports<'a>) -> Result<Self> {
-        let mut sysroot = Sysroot::open(sysroot)?;
+        let mut sysroot = Sysroot::open_for_change(sysroot)?;
         sysroot.lock()?;
         let stateroot = sysroot.stateroot(stateroot)?;
         let repo = sysroot.repo();
@@ -287,7 +287,7 @@ impl<'a> Transaction<'a> {
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<T> {
         let ports = Ports { packages: self.ports.packages, sandbox: self.ports.sandbox, events: self.ports.events };
-        let sysroot = Sysroot::open(self.sysroot.path())?;
+        let sysroot = Sysroot::open_for_change(self.sysroot.path())?;
         let mut inner = Transaction {
             sysroot,
             repo: self.repo.clone(),

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use ostree::SysrootSimpleWriteDeploymentFlags as WriteFlags;
 use ostree::gio;
 
-use super::{Deployment, Sysroot, initramfs_etc, keyfile};
+use super::{Deployment, Sysroot, bootloader, initramfs_etc, keyfile};
 use crate::error::{Context, Error, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::image_kargs;
@@ -79,6 +79,7 @@ impl Sysroot {
                 )
                 .context(|| "Writing the boot configuration")
         })?;
+        bootloader::refresh_menu(&self.path)?;
         Ok(false)
     }
 
@@ -117,7 +118,8 @@ impl Sysroot {
         let options = ostree::SysrootWriteDeploymentsOpts { do_postclean: false };
         self.inner
             .write_deployments_with_options(&inner, &options, gio::Cancellable::NONE)
-            .context(|| "Writing the boot configuration")
+            .context(|| "Writing the boot configuration")?;
+        bootloader::refresh_menu(&self.path)
     }
 
     /// Removes directories and boot files of deployments that are no longer in the list; the repository stays as it is.

@@ -14,9 +14,15 @@ use crate::error::{Context, Error, Result};
 use crate::event::EventSinkExt;
 use crate::model::sources::{SignedBy, Source};
 use crate::model::treefile::{AddFile, RemoveFromPackage};
+use crate::sysroot::bootloader;
 
 const APT_CONF: &str = include_str!("../../../../../data/apt.conf.d/50apt-ostree.conf");
 const DEFAULT_GRUB: &str = include_str!("../../../../../data/grub/default-grub");
+
+/// libostree is told of the generator by this drop-in when it finalizes a staged deployment at shutdown.
+const FINALIZE_DROPIN_PATH: &str = "/usr/lib/systemd/system/ostree-finalize-staged.service.d/10-apt-ostree-grub.conf";
+const FINALIZE_DROPIN: &str =
+    include_str!("../../../../../data/systemd/system/ostree-finalize-staged.service.d/10-apt-ostree-grub.conf");
 
 /// Where scripts and lists of a run are bound in the sandbox; /run is a tmpfs there.
 const INSIDE: &str = "/run/apt-ostree-compose";
@@ -28,6 +34,13 @@ pub(crate) fn write_defaults(tree: &Tree) -> Result<()> {
     }
     if !tree.exists("/etc/default/grub") {
         tree.write("/etc/default/grub", DEFAULT_GRUB, 0o644)?;
+    }
+    // A package may bring both.
+    if !tree.exists(bootloader::GENERATOR_PATH) {
+        tree.write(bootloader::GENERATOR_PATH, bootloader::GENERATOR, 0o755)?;
+    }
+    if !tree.exists(FINALIZE_DROPIN_PATH) {
+        tree.write(FINALIZE_DROPIN_PATH, FINALIZE_DROPIN, 0o644)?;
     }
     // New users live where /home leads to: a path through the link is refused by programs that compare.
     set_default(tree, "/etc/adduser.conf", "DHOME", "/var/home")?;
@@ -241,6 +254,10 @@ mod tests {
         );
         assert_eq!(tree.read("/etc/default/useradd").unwrap().as_deref(), Some("SHELL=/bin/sh\nHOME=/var/home\n"));
         assert!(tree.exists("/etc/apt/apt.conf.d/50apt-ostree.conf") && tree.exists("/etc/default/grub"));
+        let generator = tree.locate(bootloader::GENERATOR_PATH).unwrap();
+        assert_eq!(fs::metadata(generator).unwrap().permissions().mode() & 0o777, 0o755);
+        let dropin = tree.read(FINALIZE_DROPIN_PATH).unwrap().unwrap();
+        assert!(dropin.contains(&format!("OSTREE_GRUB2_EXEC={}", bootloader::GENERATOR_PATH)), "{dropin}");
     }
 
     #[test]
