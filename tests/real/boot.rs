@@ -55,7 +55,7 @@ fn host_keys(world: &World) -> Vec<String> {
 }
 
 /// Starts the system with a script of `tests/boot`; what a command inside said.
-fn inside(world: &World, script: &str, what: &str) -> Outcome {
+pub(crate) fn inside(world: &World, script: &str, what: &str) -> Outcome {
     let mut command = Command::new(format!("{TREE}/tests/boot/{script}"));
     command.arg(world.sysroot.dir()).arg(what).env("APT_OSTREE", PROGRAM);
     let output = command.output().expect("the script starts");

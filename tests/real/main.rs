@@ -13,6 +13,8 @@ mod interrupt;
 mod layering;
 mod oracle;
 mod queries;
+mod questions;
+mod running;
 mod trees;
 mod upgrade;
 mod world;

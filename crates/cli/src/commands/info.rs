@@ -25,7 +25,7 @@ pub(crate) struct InfoArgs {
     json: bool,
 }
 
-pub(crate) fn run(app: &App, args: InfoArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(app: &App, args: &InfoArgs) -> Result<ExitCode, Failure> {
     if args.packages.is_empty() {
         return usage("At least one PACKAGE must be specified");
     }

@@ -21,7 +21,7 @@ pub(crate) struct SearchArgs {
     json: bool,
 }
 
-pub(crate) fn run(app: &App, args: SearchArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(app: &App, args: &SearchArgs) -> Result<ExitCode, Failure> {
     if args.terms.is_empty() {
         return usage("At least one TERM must be specified");
     }
