@@ -94,13 +94,14 @@ fn a_locked_deployment_waits_for_its_finalization() {
         .exits(0)
         .says(&[&format!("apt-ostree finalize-deployment {base}"), "finalization locked"]);
     assert_eq!(world.sysroot.checksums(), before);
-    // A reboot is asked for at the end: the command that would do it says so, and the test's own shutdown follows.
+    // A reboot is asked for at the end: the command that would do it says so, and the test's own shutdown follows. Not
+    // earlier in the script: libostree starts the service of the finalization with it.
     let unlock = format!(
         "set -e\nmkdir /run/kit\nprintf '#!/bin/sh\\necho \"asked to $*\"\\n' > /run/kit/systemctl\nchmod 755 /run/kit/systemctl\n\
-         PATH=/run/kit:$PATH\n\
          apt-ostree install --cache-only --lock-finalization /var/kit/kit-a.deb\n\
          apt-ostree status --json | grep -q '\"finalization-locked\": true'\n\
          ! apt-ostree finalize-deployment\n! apt-ostree finalize-deployment {}\n\
+         export PATH=/run/kit:$PATH\n\
          apt-ostree finalize-deployment {base}\n! apt-ostree finalize-deployment {base}\n\
          apt-ostree finalize-deployment --allow-unlocked --allow-missing-checksum\n",
         "0".repeat(64)
@@ -137,7 +138,12 @@ fn a_failed_finalization_is_told_after_the_next_boot() {
         "         check `journalctl -b -1 -u ostree-finalize-staged.service`\n",
         "\"text\": \"failed to finalize previous deployment\"",
     ]);
-    inside(&world, "nspawn.sh", "systemctl reset-failed; apt-ostree status").exits(0).never_says(&["Warning"]);
+    // libostree's generator, which does not run in a container, starts this service in such a boot. It takes the stamp away.
+    let later = "systemctl start ostree-boot-complete.service\ntest ! -e /boot/ostree/finalize-failure.stamp && apt-ostree status";
+    inside(&world, "nspawn.sh", later)
+        .exits(0)
+        .says(&["Warning: failed to finalize previous deployment\n         error: Finalizing deployment: opendir"]);
+    inside(&world, "nspawn.sh", "apt-ostree status").exits(0).never_says(&["Warning"]);
     world.sysroot.ok(&["status"]).never_says(&["Warning"]);
     world.done();
 }

@@ -167,7 +167,7 @@ impl View {
         let records = match catalog.records(&self.config, names) {
             // Without indexes only what is installed is known.
             Err(e) if e.kind == ErrorKind::NotFound && !self.has_indexes => {
-                return Err(e.hint(format!("There are no package indexes yet. Fetch them: {}", self.refresh)));
+                return Err(e.hint("There are no package indexes yet.").hint(format!("Fetch them: {}", self.refresh)));
             }
             other => other?,
         };
