@@ -1,8 +1,11 @@
 //! `install` and `uninstall`, requests in all their forms.
 
 use std::fs;
+use std::process::Command;
 
+use apt_ostree_testkit::archive::Archive;
 use apt_ostree_testkit::deb::Deb;
+use apt_ostree_testkit::run;
 
 use crate::bases::{FOREIGN, base};
 use crate::world::{World, small};
@@ -289,4 +292,43 @@ pub(crate) fn boot_var(deployment: &std::path::Path, out: &std::path::Path) {
         .output()
         .expect("bwrap starts");
     assert!(out.join("var/lib").is_dir(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn preferences_of_the_machine_choose_the_version() {
+    let mut world = World::new();
+    world.publish(&[small("kit-a", "1.0"), small("kit-a", "2.0")]);
+    let parts = world.sysroot.deployment(0).join("etc/apt/preferences.d");
+    fs::create_dir_all(&parts).expect("own directory");
+    let pin = parts.join("kit");
+    fs::write(&pin, "Package: kit-a\nPin: version 1.*\nPin-Priority: 900\n").expect("own directory");
+    world.sysroot.ok(&["install", "kit-a"]);
+    assert_eq!(world.installed(0, "kit-a").as_deref(), Some("1.0"));
+    // The file was carried over with /etc; without it the newest is the candidate again.
+    fs::remove_file(world.sysroot.deployment(0).join("etc/apt/preferences.d/kit")).expect("the file");
+    world.sysroot.ok(&["upgrade"]);
+    assert_eq!(world.installed(0, "kit-a").as_deref(), Some("2.0"));
+    world.done();
+}
+
+#[test]
+fn architectures_of_the_machine_s_settings() {
+    let world = World::new();
+    let dir = world.dir.join("foreign");
+    let mut archive = Archive::new(&dir);
+    archive.add("stable", &small("kit-foreign", "1.0").arch("i386"));
+    archive.publish();
+    world.sysroot.set_sources(&archive.sources("stable"));
+    world.sysroot.refuses(&["install", "kit-foreign:i386"]).says(&["Packages not found: kit-foreign:i386"]);
+    let settings = world.sysroot.deployment(0).join("etc/apt-ostreed.conf");
+    fs::write(&settings, "[Layering]\nForeignArchitectures=I386\n").expect("own directory");
+    world.sysroot.refuses(&["install", "kit-foreign:i386"]).says(&["'I386' is not a dpkg architecture"]);
+    fs::write(&settings, "[Layering]\nForeignArchitectures=i386;\n").expect("own directory");
+    world.sysroot.ok(&["install", "kit-foreign:i386"]);
+    assert_eq!(world.sysroot.dpkg(0).get("kit-foreign:i386").map(String::as_str), Some("1.0"));
+    // dpkg knows the architecture now, besides those of the base.
+    let admindir = world.sysroot.deployment(0).join("usr/lib/sysimage/dpkg");
+    let output = run(Command::new("dpkg").arg("--admindir").arg(admindir).arg("--print-foreign-architectures"));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{FOREIGN}\ni386\n"));
+    world.done();
 }

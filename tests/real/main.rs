@@ -16,6 +16,8 @@ mod oracle;
 mod overrides;
 mod packaging;
 mod queries;
+mod questions;
+mod running;
 mod trees;
 mod upgrade;
 mod vm;

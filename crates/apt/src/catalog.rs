@@ -1,10 +1,13 @@
 //! Questions about packages: the indexes and dpkg's status, read.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
 
 use apt_ostree_core::catalog::{KnownPackage, KnownVersion, PackageRecord};
+use apt_ostree_core::model::package::PackageId;
 use apt_ostree_core::source::SourceConfig;
-use apt_ostree_core::{Error, ErrorKind, Result};
+use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use rust_apt::records::RecordField;
 use rust_apt::{Cache, Package, PackageFile, PkgSelectedState, Version};
 
@@ -66,6 +69,50 @@ pub(crate) fn records(config: &SourceConfig, names: &[String]) -> Result<Vec<Pac
         return Ok(found);
     }
     Err(not_found(&cache, config, &unknown))
+}
+
+/// apt's own downloader, for one file by its address.
+const HELPER: &str = "/usr/lib/apt/apt-helper";
+
+pub(crate) fn changelog(config: &SourceConfig, id: &PackageId) -> Result<Option<String>> {
+    let Some(uri) = changelog_uri(config, id)? else { return Ok(None) };
+    let file = config.state.join("changelog");
+    let _ = fs::remove_file(&file);
+    let output = Command::new(HELPER)
+        .args(["-qq", "-o", "APT::Sandbox::User=root", "download-file", &uri])
+        .arg(&file)
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .context(|| format!("Starting {HELPER}"))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let reason = text.lines().map(|l| l.trim_start_matches("E: ").trim()).rfind(|l| !l.is_empty());
+        return Err(Error::new(ErrorKind::Network, format!("{uri}: {}", reason.unwrap_or("apt-helper failed"))));
+    }
+    let content = fs::read(&file).context(|| format!("Reading {}", file.display()))?;
+    Ok(Some(String::from_utf8_lossy(&content).into_owned()))
+}
+
+/// As apt makes it (pkgAcqChangelog::URI in acquire-item.cc): `COMPONENT/PREFIX/SOURCE/SOURCE_VERSION`, without the epoch.
+fn changelog_uri(config: &SourceConfig, id: &PackageId) -> Result<Option<String>> {
+    let session = Session::configure(config, &[])?;
+    let cache = session.open(&[])?;
+    let Some(package) = lookup(&cache, config, &format!("{}:{}", id.name, id.arch)) else { return Ok(None) };
+    let version = package.versions().find(|v| v.version() == id.version);
+    // An installed version that no index has any more is of the same archive as those that they have.
+    let index = version.as_ref().and_then(index_of).or_else(|| package.versions().find_map(|v| index_of(&v)));
+    let (Some(version), Some(index)) = (version, index) else { return Ok(None) };
+    let Some(template) = release::changelogs(&index) else { return Ok(None) };
+    let source = version.source_name();
+    let prefix = source.get(..if source.starts_with("lib") { 4 } else { 1 }).unwrap_or(source);
+    let number = version.source_version();
+    let number = number.split_once(':').map_or(number, |(_, rest)| rest);
+    let component = index.component().filter(|c| !c.is_empty()).map_or_else(String::new, |c| format!("{c}/"));
+    Ok(Some(template.replace("@CHANGEPATH@", &format!("{component}{prefix}/{source}/{source}_{number}"))))
+}
+
+fn index_of<'a>(version: &Version<'a>) -> Option<PackageFile<'a>> {
+    version.package_files().find(PackageFile::is_downloadable_index)
 }
 
 /// dpkg's status may have packages of architectures that the machine no longer takes.

@@ -14,6 +14,7 @@
 use apt_ostree_core::Result;
 use apt_ostree_core::catalog::{KnownPackage, PackageCatalog, PackageRecord};
 use apt_ostree_core::event::EventSink;
+use apt_ostree_core::model::package::PackageId;
 use apt_ostree_core::source::{PackageSource, Solution, SolveTask, SourceConfig};
 
 mod catalog;
@@ -65,5 +66,9 @@ impl PackageCatalog for AptSource {
 
     fn records(&mut self, config: &SourceConfig, names: &[String]) -> Result<Vec<PackageRecord>> {
         catalog::records(config, names)
+    }
+
+    fn changelog(&mut self, config: &SourceConfig, package: &PackageId) -> Result<Option<String>> {
+        catalog::changelog(config, package)
     }
 }

@@ -81,8 +81,23 @@ pub(crate) fn archives(cache: &Cache, config: &SourceConfig) -> Vec<ArchiveInfo>
     found.into_values().collect()
 }
 
+/// `Changelogs:` of the Release file that an index belongs to: an address with `@CHANGEPATH@` in it. `no` says there are none.
+pub(crate) fn changelogs(index: &PackageFile<'_>) -> Option<String> {
+    let path = Path::new(index.filename()?);
+    let (lists, name) = (path.parent()?, path.file_name()?.to_string_lossy().into_owned());
+    let templates = release_fields(lists, "Changelogs:");
+    let longest = templates.into_iter().filter(|(prefix, _)| name.starts_with(prefix.as_str()));
+    let (_, template) = longest.max_by_key(|(prefix, _)| prefix.len())?;
+    template.contains("@CHANGEPATH@").then_some(template)
+}
+
 /// `Date:` of every Release file, by the part of the file name that its indexes share.
 fn release_dates(lists: &Path) -> Vec<(String, u64)> {
+    release_fields(lists, "Date:").into_iter().filter_map(|(prefix, date)| Some((prefix, parse_date(&date)?))).collect()
+}
+
+/// A field of every Release file that has it, by the part of the file name that its indexes share.
+fn release_fields(lists: &Path, field: &str) -> Vec<(String, String)> {
     let Ok(entries) = fs::read_dir(lists) else { return Vec::new() };
     entries
         .flatten()
@@ -90,8 +105,8 @@ fn release_dates(lists: &Path) -> Vec<(String, u64)> {
             let name = entry.file_name().to_string_lossy().into_owned();
             let prefix = name.strip_suffix("InRelease").or_else(|| name.strip_suffix("Release"))?.to_owned();
             let text = fs::read_to_string(entry.path()).ok()?;
-            let date = text.lines().find_map(|l| l.strip_prefix("Date:"))?;
-            Some((prefix, parse_date(date.trim())?))
+            let value = text.lines().find_map(|l| l.strip_prefix(field))?;
+            Some((prefix, value.trim().to_owned()))
         })
         .collect()
 }

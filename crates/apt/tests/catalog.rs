@@ -10,6 +10,7 @@ use std::os::unix::fs::symlink;
 use apt_ostree_apt::AptSource;
 use apt_ostree_core::ErrorKind;
 use apt_ostree_core::catalog::{KnownPackage, PackageCatalog};
+use apt_ostree_core::model::package::PackageId;
 use apt_ostree_core::source::SourceConfig;
 use apt_ostree_testkit::archive::Archive;
 use apt_ostree_testkit::deb::Deb;
@@ -170,5 +171,32 @@ fn a_question_leaves_everything_as_it_was() {
         assert!(list.iter().any(|p| p.name == "other" && p.installed().is_some()), "{list:?}");
         assert!(caches() == before, "the caches were written");
         assert_eq!(fs::read_dir(world.config.state.join("etc")).expect("it is there").count(), etc);
+    });
+}
+
+#[test]
+fn changelogs_come_from_where_the_archive_says() {
+    isolated(|| {
+        let mut world = World::unrefreshed(&base(), |archive| {
+            archive.add("stable", &described("libfoo1", "1:2.0-1+b1", "x").field("Source", "libfoo (1:2.0-1)"));
+            archive.add("stable", &described("viewer", "1.0", "x"));
+            let template = format!("copy:{}/changelogs/@CHANGEPATH@_changelog", archive.dir().display());
+            archive.release_field("stable", "Changelogs", &template);
+        });
+        world.refresh().expect("a good archive");
+        let config = reading(&world, "q");
+        let id = |name: &str, version: &str| PackageId::new(name, version, "amd64");
+        // The oracle: where apt-get looks for it.
+        let uris = world.apt_says("apt-get", &["changelog", "--print-uris", "libfoo1"]);
+        let path = uris.split('\'').nth(1).and_then(|u| u.strip_prefix("copy:")).expect("an address").to_owned();
+        fs::create_dir_all(std::path::Path::new(&path).parent().expect("a folder")).expect("own directory");
+        fs::write(&path, "libfoo (1:2.0-1) stable; urgency=low\n").expect("own directory");
+        let mut source = AptSource::new();
+        let text = source.changelog(&config, &id("libfoo1", "1:2.0-1+b1")).expect("it is there");
+        assert_eq!(text.as_deref(), Some("libfoo (1:2.0-1) stable; urgency=low\n"));
+        let error = source.changelog(&config, &id("viewer", "1.0")).expect_err("no such file");
+        assert_eq!(error.kind, ErrorKind::Network);
+        assert!(error.to_string().contains("/changelogs/main/v/viewer/viewer_1.0_changelog: "), "{error}");
+        assert_eq!(source.changelog(&config, &id("local-only", "1.0")).expect("an answer"), None);
     });
 }

@@ -429,10 +429,11 @@ fn a_changed_base_is_seen_although_its_file_looks_the_same() {
 
 /// dpkg's status with a package on hold (`dpkg --set-selections`).
 fn hold(world: &World, name: &str) {
-    let status = fs::read_to_string(&world.config.status).expect("a result");
+    let status = fs::read_to_string(&world.config.status).expect("own file");
     let before = format!("Package: {name}\nStatus: install ok installed\n");
     assert!(status.contains(&before));
-    fs::write(&world.config.status, status.replace(&before, &before.replace("install ok", "hold ok"))).expect("a file");
+    fs::write(&world.config.status, status.replace(&before, &before.replace("install ok", "hold ok")))
+        .expect("own file");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! [`crate::source::SourceConfig::reading`]).
 
 use crate::error::Result;
+use crate::model::package::PackageId;
 use crate::source::SourceConfig;
 
 /// One package: what dpkg's status and the indexes tell of it.
@@ -79,4 +80,8 @@ pub trait PackageCatalog {
     /// The records of packages by name (`name` or `name:arch`), each of the installed version, else of the candidate. Names
     /// that are unknown or virtual are `NotFound`, all of them in one error with near names as hints.
     fn records(&mut self, config: &SourceConfig, names: &[String]) -> Result<Vec<PackageRecord>>;
+
+    /// The changelog of a package's source, fetched from where the archive says it has them. `None`: it does not say.
+    /// `Network` when it cannot be had.
+    fn changelog(&mut self, config: &SourceConfig, package: &PackageId) -> Result<Option<String>>;
 }

@@ -1,8 +1,8 @@
 //! `db diff --changelogs`: what Debian's changelogs in the trees say between two versions.
 //!
 //! Read from the commits, without a checkout: `/usr/share/doc/PKG/changelog.Debian.gz`, or `changelog.gz` of a native package
-//! (policy 12.7), of the newer version's tree. Nothing is downloaded: a tree that was composed without documentation has no
-//! changelogs.
+//! (policy 12.7), and `changelog.Debian.ARCH.gz` of a binary-only rebuild, of the newer version's tree. A tree that was composed
+//! without documentation has no changelogs; whoever asks may have them fetched.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -11,17 +11,34 @@ use std::process::{Command, Stdio};
 use crate::error::{Context, Error, Result};
 use crate::model::changelog::{self, Entry};
 use crate::model::diff::{ChangeKind, PackageDiff};
+use crate::model::package::PackageId;
 use crate::repo::Repo;
 
 /// In the order in which they are looked for.
 const NAMES: &[&str] = &["changelog.Debian.gz", "changelog.Debian", "changelog.gz", "changelog"];
 
-/// `None`: there is no changelog in the tree.
-pub type Changelogs = BTreeMap<String, Option<Vec<Entry>>>;
+/// What is known of a package's changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changes {
+    Entries(Vec<Entry>),
+    /// There is no changelog in the tree, and none was fetched.
+    Missing,
+    /// Why it could not be fetched.
+    Failed(String),
+}
 
-/// The entries between the versions of every package that was up- or downgraded, by its name.
-pub fn of_diff(repo: &Repo, from: &str, to: &str, diff: &PackageDiff) -> Result<Changelogs> {
-    let mut found = Changelogs::new();
+/// Fetches the changelog of a version that the tree has none of; `None` where nobody offers it.
+pub type Fetch<'a> = &'a mut dyn FnMut(&PackageId) -> Result<Option<String>>;
+
+/// The changes between the versions of every package that was up- or downgraded, by its name.
+pub fn of_diff(
+    repo: &Repo,
+    from: &str,
+    to: &str,
+    diff: &PackageDiff,
+    mut fetch: Option<Fetch<'_>>,
+) -> Result<BTreeMap<String, Changes>> {
+    let mut found = BTreeMap::new();
     for change in &diff.changes {
         let (Some(previous), Some(new)) = (&change.previous, &change.new) else { continue };
         // The entries in between are those of the newer version.
@@ -29,15 +46,31 @@ pub fn of_diff(repo: &Repo, from: &str, to: &str, diff: &PackageDiff) -> Result<
             ChangeKind::Downgraded => (from, new, previous),
             _ => (to, previous, new),
         };
-        let text = read(repo, commit, &change.name)?;
-        let entries = text.map(|text| changelog::between(&changelog::parse(&text), &old.version, &new.version));
-        found.insert(change.name.clone(), entries);
+        // A rebuild without a change of the source has its entry in a file of its own.
+        let rebuilds = read(repo, commit, &change.name, &[&format!("changelog.Debian.{}.gz", new.arch)])?;
+        let main = read(repo, commit, &change.name, NAMES)?;
+        let between = |texts: &[String]| {
+            let all: Vec<Entry> = texts.iter().flat_map(|text| changelog::parse(text)).collect();
+            Changes::Entries(changelog::between(&all, &old.version, &new.version))
+        };
+        let texts: Vec<String> = rebuilds.into_iter().chain(main).collect();
+        let changes = match &mut fetch {
+            _ if !texts.is_empty() => between(&texts),
+            None => Changes::Missing,
+            Some(fetch) => match fetch(new) {
+                Ok(Some(text)) => between(&[text]),
+                Ok(None) => Changes::Missing,
+                Err(e) => Changes::Failed(e.to_string()),
+            },
+        };
+        found.insert(change.name.clone(), changes);
     }
     Ok(found)
 }
 
-fn read(repo: &Repo, commit: &str, package: &str) -> Result<Option<String>> {
-    for name in NAMES {
+/// The first of these files of a package's documentation.
+fn read(repo: &Repo, commit: &str, package: &str, names: &[&str]) -> Result<Option<String>> {
+    for name in names {
         let path = format!("usr/share/doc/{package}/{name}");
         let Some(content) = repo.read_through_links(commit, &path)? else { continue };
         let content = if content.starts_with(&[0x1f, 0x8b]) {

@@ -3,7 +3,7 @@
 //! Needs neither root nor a lock. Nothing of the sysroot is written; libapt gets a temporary folder with links to the
 //! indexes that the last refresh fetched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::catalog::{KnownPackage, KnownVersion, PackageCatalog, PackageRecord};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::glob;
 use crate::model::origin::Origin;
+use crate::model::package::{self, PackageId};
 use crate::model::request::PackageRequest;
 use crate::operation::sources;
 use crate::source::SourceConfig;
@@ -59,6 +60,8 @@ pub struct Item {
     pub requested: bool,
     pub automatic: bool,
     pub held: bool,
+    /// Installed in a version that no archive offers, as far as the indexes tell.
+    pub local: bool,
     /// What the base has, where that is another version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_version: Option<String>,
@@ -143,7 +146,11 @@ impl View {
         }
         let patterns: Vec<(&str, Option<&str>)> =
             patterns.iter().map(|p| p.split_once(':').map_or((p.as_str(), None), |(n, a)| (n, Some(a)))).collect();
-        let wanted = |name: &str| patterns.is_empty() || patterns.iter().any(|(p, _)| glob::matches(p, name));
+        let installed = if selection.all { None } else { Some(self.installed()?) };
+        let wanted = |name: &str| {
+            installed.as_ref().is_none_or(|names| names.contains(name))
+                && (patterns.is_empty() || patterns.iter().any(|(p, _)| glob::matches(p, name)))
+        };
         let packages = catalog.packages(&self.config, &wanted, false)?;
         let with_arch = |p: &KnownPackage| {
             patterns.is_empty()
@@ -160,11 +167,24 @@ impl View {
         let records = match catalog.records(&self.config, names) {
             // Without indexes only what is installed is known.
             Err(e) if e.kind == ErrorKind::NotFound && !self.has_indexes => {
-                return Err(e.hint(format!("There are no package indexes yet. Fetch them: {}", self.refresh)));
+                return Err(e.hint("There are no package indexes yet.").hint(format!("Fetch them: {}", self.refresh)));
             }
             other => other?,
         };
         Ok(records.into_iter().filter_map(|r| self.item(&r.package).map(|item| (r, item))).collect())
+    }
+
+    /// The changelog of a package's version, from the archive that offers it.
+    pub fn changelog(&self, catalog: &mut dyn PackageCatalog, package: &PackageId) -> Result<Option<String>> {
+        self.require_indexes()?;
+        catalog.changelog(&self.config, package)
+    }
+
+    /// Names of what is installed: few among the tens of thousands that the indexes have.
+    fn installed(&self) -> Result<BTreeSet<String>> {
+        let path = &self.config.status;
+        let text = std::fs::read_to_string(path).context(|| format!("Reading {}", path.display()))?;
+        Ok(package::installed_from_status(&text).into_iter().map(|id| id.name).collect())
     }
 
     fn require_indexes(&self) -> Result<()> {
@@ -196,6 +216,7 @@ impl View {
             requested: state == Place::Layered && self.is_requested(&package.name, &package.arch),
             automatic: package.automatic,
             held: package.held,
+            local: installed.is_some() && shown.origins.is_empty() && self.has_indexes,
             base_version: of_base.filter(|_| state == Place::Layered).cloned(),
             origins: shown.origins.clone(),
             upgradable: installed.is_some() && candidate.is_some_and(|c| !c.installed),
@@ -321,6 +342,7 @@ mod tests {
             requested: false,
             automatic: false,
             held: false,
+            local: false,
             base_version: None,
             origins: Vec::new(),
             candidate: None,

@@ -1,9 +1,11 @@
 //! `db list|diff|version`: the packages of commits and what differs between them. Needs neither root nor a worker.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use apt_ostree_core::changelog::{self, Changelogs};
+use apt_ostree_apt::AptSource;
+use apt_ostree_core::changelog::{self, Changes, Fetch};
 use apt_ostree_core::model::changelog as changelog_model;
 use apt_ostree_core::model::diff::PackageDiff;
 use apt_ostree_core::model::glob;
@@ -15,7 +17,7 @@ use apt_ostree_core::{Error, ErrorKind, Result, db};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::App;
+use super::{App, StaterootArg};
 use crate::args::{Failure, not_available, usage};
 
 #[derive(Debug, Args)]
@@ -62,6 +64,9 @@ struct DiffArgs {
     /// Also output changelogs
     #[arg(short, long)]
     changelogs: bool,
+    /// Fetch the changelogs that the trees do not have from their archives
+    #[arg(long, requires = "changelogs")]
+    download: bool,
     #[arg(short, long, hide = true)]
     advisories: bool,
     /// Diff against deployments' base
@@ -219,7 +224,13 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
     let list = match diff.format.as_str() {
         "diff" => packages.lines(),
         _ if diff.changelogs => {
-            let changelogs = changelog::of_diff(&repo, &from.checksum, &to.checksum, &packages)?;
+            let view = if diff.download { Some(app.view(&StaterootArg::default())?) } else { None };
+            let mut ask = |id: &PackageId| match &view {
+                Some(view) => view.changelog(&mut AptSource::new(), id),
+                None => Ok(None),
+            };
+            let fetch: Option<Fetch<'_>> = if diff.download { Some(&mut ask) } else { None };
+            let changelogs = changelog::of_diff(&repo, &from.checksum, &to.checksum, &packages, fetch)?;
             with_changelogs(&packages, &changelogs)
         }
         _ => packages.block(),
@@ -233,15 +244,16 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
 }
 
 /// The block form with the entries below each package, in the shape of rpm-ostree: `* DATE AUTHOR - VERSION`, then the changes.
-fn with_changelogs(packages: &PackageDiff, changelogs: &Changelogs) -> String {
+fn with_changelogs(packages: &PackageDiff, changelogs: &BTreeMap<String, Changes>) -> String {
     let mut text = String::new();
     for (title, list) in packages.groups() {
         text += &format!("{title}:\n");
         for change in list {
             text += &format!("  {}\n", change.describe());
             match changelogs.get(&change.name) {
-                Some(Some(entries)) => entries.iter().for_each(|entry| text += &entry_text(entry)),
-                Some(None) => text += "    (no changelog in the tree)\n\n",
+                Some(Changes::Entries(entries)) => entries.iter().for_each(|entry| text += &entry_text(entry)),
+                Some(Changes::Missing) => text += "    (no changelog in the tree)\n\n",
+                Some(Changes::Failed(why)) => text += &format!("    (no changelog: {why})\n\n"),
                 None => {}
             }
         }

@@ -71,7 +71,7 @@ fn line(item: &Item, upgradable: bool) -> String {
     if item.held {
         what.push("held".into());
     }
-    if installed && item.origins.is_empty() {
+    if item.local {
         what.push("local".into());
     }
     if let Some(candidate) = item.candidate.as_ref().filter(|_| item.upgradable) {
@@ -105,6 +105,7 @@ mod tests {
             requested: true,
             automatic: false,
             held: false,
+            local: false,
             base_version: None,
             origins: vec!["trixie/main".into()],
             candidate: Some("3.5".into()),
@@ -114,9 +115,11 @@ mod tests {
         assert_eq!(line(&item, false), "htop/trixie,now 3.4 amd64 [layered,requested,upgradable to: 3.5]");
         assert_eq!(line(&item, true), "htop/trixie-backports 3.5 amd64 [upgradable from: 3.4]");
         item.origins.clear();
+        item.local = true;
         item.upgradable = false;
         assert_eq!(line(&item, false), "htop/now 3.4 amd64 [layered,requested,local]");
         item.state = Place::Available;
+        item.local = false;
         item.requested = false;
         item.origins = vec!["trixie/main".into(), "trixie/contrib".into()];
         assert_eq!(line(&item, false), "htop/trixie 3.4 amd64");

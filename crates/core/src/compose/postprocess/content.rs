@@ -17,6 +17,7 @@ use crate::model::treefile::{AddFile, RemoveFromPackage};
 use crate::sysroot::bootloader;
 
 const APT_CONF: &str = include_str!("../../../../../data/apt.conf.d/50apt-ostree.conf");
+const APT_HOOK: &str = include_str!("../../../../../data/apt-hook");
 const DEFAULT_GRUB: &str = include_str!("../../../../../data/grub/default-grub");
 
 /// libostree is told of the generator by this drop-in when it finalizes a staged deployment at shutdown.
@@ -31,6 +32,7 @@ const INSIDE: &str = "/run/apt-ostree-compose";
 pub(crate) fn write_defaults(tree: &Tree) -> Result<()> {
     if tree.is_dir("/etc/apt") {
         tree.write("/etc/apt/apt.conf.d/50apt-ostree.conf", APT_CONF, 0o644)?;
+        tree.write("/usr/lib/apt-ostree/apt-hook", APT_HOOK, 0o755)?;
     }
     if !tree.exists("/etc/default/grub") {
         tree.write("/etc/default/grub", DEFAULT_GRUB, 0o644)?;
