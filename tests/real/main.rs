@@ -8,6 +8,7 @@ mod accounts;
 mod bad_input;
 mod bases;
 mod boot;
+mod booted;
 mod compose;
 mod interrupt;
 mod layering;
