@@ -207,7 +207,7 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
         return compose_tree::execute(compose, &request.options, &mut { ports });
     }
     let log = LogSink::create(
-        &Sysroot::open(&request.sysroot)?.repo(),
+        &Sysroot::open_to_change(&request.sysroot)?.repo(),
         verb_name(&request.verb),
         &request.options.command_line,
         ports.events,

@@ -26,6 +26,21 @@ pub struct Sysroot {
 impl Sysroot {
     /// Opens and loads. `NotFound` when the directory is no sysroot.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, |_| {})
+    }
+
+    /// Opens it in a process that has a mount namespace of its own, to change it: where the machine has `/sysroot` and `/boot`
+    /// read-only, libostree makes them writable in that namespace, which this does at once.
+    pub fn open_to_change(path: &Path) -> Result<Self> {
+        let sysroot = Self::open_with(path, ostree::Sysroot::set_mount_namespace_in_use)?;
+        // Locking is what does it. Somebody else's lock is an error soon enough.
+        if sysroot.inner.try_lock().context(|| "Locking the sysroot")? {
+            sysroot.inner.unlock();
+        }
+        Ok(sysroot)
+    }
+
+    fn open_with(path: &Path, prepare: impl FnOnce(&ostree::Sysroot)) -> Result<Self> {
         if !path.join("ostree/repo").is_dir() {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -34,6 +49,7 @@ impl Sysroot {
             .hint(format!("Make one: apt-ostree --sysroot={} init-sysroot …", path.display())));
         }
         let inner = ostree::Sysroot::new(Some(&gio::File::for_path(path)));
+        prepare(&inner);
         inner.load(gio::Cancellable::NONE).context(|| format!("Loading the sysroot {}", path.display()))?;
         Ok(Self { inner, path: path.to_owned(), locked: false })
     }

@@ -57,7 +57,7 @@ struct Base {
 
 impl<'a> Transaction<'a> {
     pub fn begin(sysroot: &Path, stateroot: Option<&str>, options: &'a Options, ports: Ports<'a>) -> Result<Self> {
-        let mut sysroot = Sysroot::open(sysroot)?;
+        let mut sysroot = Sysroot::open_to_change(sysroot)?;
         sysroot.lock()?;
         let stateroot = sysroot.stateroot(stateroot)?;
         let repo = sysroot.repo();
