@@ -12,6 +12,7 @@ mod booted;
 mod compose;
 mod interrupt;
 mod layering;
+mod live;
 mod oracle;
 mod queries;
 mod trees;

@@ -1,5 +1,6 @@
 //! The verbs, one file each, and what they share: option groups and the way a transaction is run and shown.
 
+pub(crate) mod apply_live;
 pub(crate) mod cleanup;
 pub(crate) mod compose;
 pub(crate) mod db;
@@ -14,6 +15,7 @@ pub(crate) mod rollback;
 pub(crate) mod status;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;
+pub(crate) mod usroverlay;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -54,6 +56,11 @@ pub(crate) enum Command {
     Cleanup(cleanup::CleanupArgs),
     /// Query or modify kernel arguments
     Kargs(kargs::KargsArgs),
+    /// Apply pending deployment changes to booted deployment
+    ApplyLive(apply_live::ApplyLiveArgs),
+    /// Apply a transient overlayfs to /usr
+    #[command(alias = "unlock")]
+    Usroverlay(usroverlay::UsroverlayArgs),
     /// Generate package repository metadata
     #[command(alias = "makecache")]
     RefreshMd(refresh_md::RefreshMdArgs),
@@ -83,6 +90,8 @@ impl Command {
             Self::Rollback(args) => rollback::run(app, args),
             Self::Cleanup(args) => cleanup::run(app, args),
             Self::Kargs(args) => kargs::run(app, args),
+            Self::ApplyLive(args) => apply_live::run(app, args),
+            Self::Usroverlay(args) => usroverlay::run(app, &args),
             Self::RefreshMd(args) => refresh_md::run(app, args),
             Self::Db(args) => db::run(app, &args),
             Self::Compose(args) => compose::run(app, args),
@@ -169,6 +178,8 @@ pub(crate) struct Transaction {
     pub(crate) diff_preview: bool,
     /// Does not make a deployment: no word of a reboot.
     pub(crate) no_deployment: bool,
+    /// Goes on with `apply-live`: no word of a reboot either.
+    pub(crate) apply_live: bool,
 }
 
 /// One run of the program.
@@ -291,6 +302,9 @@ impl App {
             self.terminal.line(line);
         }
         if report.changed && !how.no_deployment {
+            if how.apply_live {
+                return;
+            }
             say(&report.diff.block());
             say(&if sysroot == Path::new("/") {
                 "Changes queued for next boot. Run \"systemctl reboot\" to start a reboot\n".to_owned()

@@ -8,6 +8,7 @@ pub mod db;
 pub mod digest;
 pub mod error;
 pub mod event;
+pub mod live;
 pub mod model;
 pub mod operation;
 pub mod plan;

@@ -1,6 +1,7 @@
 //! The verbs: what a transaction is asked ([`Request`]), what it answers ([`Report`]); one file per verb, each
 //! `plan` first and then `execute`. A request is plain data, because it crosses a pipe to the worker process.
 
+pub mod apply_live;
 pub mod cleanup;
 pub mod compose_tree;
 pub mod deploy;
@@ -110,6 +111,7 @@ pub enum Verb {
         repomd: bool,
     },
     Kargs(KargsChange),
+    ApplyLive(ApplyLive),
     RefreshMd {
         force: bool,
     },
@@ -150,6 +152,20 @@ pub struct KargsChange {
     pub set: Option<String>,
     /// The line the change was made on; another one by now is an error.
     pub expected: Option<String>,
+}
+
+/// `apply-live`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ApplyLive {
+    /// A commit or ref; absent: the pending deployment.
+    pub target: Option<String>,
+    /// Back to the booted commit.
+    pub reset: bool,
+    /// Packages may be changed and removed, not only added.
+    pub allow_replacement: bool,
+    /// Also those that every process stands on.
+    pub allow_core: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -253,6 +269,7 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
             cleanup::execute(transaction, what)
         }
         Verb::Kargs(change) => kargs::execute(transaction, change),
+        Verb::ApplyLive(how) => apply_live::execute(transaction, how),
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
         Verb::InitSysroot(_) | Verb::ComposeTree(_) => unreachable!("handled above: these need no sysroot to lock"),
     }
@@ -267,6 +284,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Rollback => "rollback",
         Verb::Cleanup { .. } => "cleanup",
         Verb::Kargs(_) => "kargs",
+        Verb::ApplyLive(_) => "apply-live",
         Verb::RefreshMd { .. } => "refresh-md",
         Verb::InitSysroot(_) => "init-sysroot",
         Verb::ComposeTree(_) => "compose",

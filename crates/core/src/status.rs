@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::Result;
+use crate::live::state::LiveState;
 use crate::model::origin::Origin;
 use crate::repo::Repo;
 use crate::repo::metadata::{ArchiveMeta, BasePackage, CommitInfo};
@@ -42,6 +43,12 @@ pub struct DeploymentStatus {
     pub pinned: bool,
     /// `none`, `development`, `hotfix` or `transient`.
     pub unlocked: String,
+    /// The commit that an interrupted `apply-live` was about to switch to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_inprogress: Option<String>,
+    /// The commit that `/usr` shows instead of the booted one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_replaced: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,7 +151,13 @@ impl SysrootStatus {
     /// Everything there is to say of the sysroot. Needs no lock.
     pub fn read(sysroot: &Sysroot) -> Result<Self> {
         let repo = sysroot.repo();
-        let deployments = sysroot.deployments().iter().map(|d| deployment_status(&repo, d)).collect::<Result<_>>()?;
+        let mut deployments = Vec::new();
+        for deployment in sysroot.deployments() {
+            let mut status = deployment_status(&repo, &deployment)?;
+            let live = LiveState::read(sysroot, &deployment)?;
+            (status.live_replaced, status.live_inprogress) = (live.commit, live.in_progress);
+            deployments.push(status);
+        }
         Ok(Self { deployments, ..Self::default() })
     }
 }
