@@ -6,24 +6,36 @@
 #
 # APT_OSTREE=FILE   the program apt-ostree to try inside, as the image does not have it yet: bound into
 #                   /run/apt-ostree-test, which comes first in COMMAND's PATH
+# BIND=DIR[:DIR...] directories that are seen inside at the same path, read-only and without what is mounted below them
+# WORK=DIR          keep what the run is made of there (it must be empty): console, out/output (what COMMAND prints, while
+#                   it prints it), out/status (once it has ended); otherwise a temporary directory
 # TIMEOUT=SECONDS   for all of it, 120 if unset
 #
-# Exit status: that of COMMAND; 124 when the system was not up and done in time, its console is shown then.
+# Exit status: that of COMMAND; 124 when the system was not up and done in time, its console and the end of its journal
+# are shown then.
 # The sysroot is written to, as by any start: /var, and /etc of the deployment; what COMMAND stages is finalized when the
 # system goes down, and the next call starts it. Needs root; mounts happen in a mount namespace of its own, and the
 # network is a loopback only. Not covered: initramfs, boot loader, kernel arguments (see qemu.sh).
 set -euo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,20s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { echo "error: this mounts file systems: run it as root" >&2; exit 1; }
 if [ -z "${APT_OSTREE_NSPAWN:-}" ]; then
   exec env APT_OSTREE_NSPAWN=1 unshare --mount --propagation private -- bash "$0" "$@"
 fi
+# One at a time: without a manager to ask for a scope, containers share a control group.
+exec 9> "${TMPDIR:-/tmp}/apt-ostree-nspawn.lock"
+flock 9
 
 sysroot=$(readlink -f "$1")
 command=${2:-systemctl --failed --no-legend --plain}
-work=$(mktemp -d)
-trap 'umount -R "$work/root" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
+if [ -n "${WORK:-}" ]; then
+  work=$WORK
+  trap 'umount -R "$work/root" 2>/dev/null || true' EXIT
+else
+  work=$(mktemp -d)
+  trap 'umount -R "$work/root" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
+fi
 mkdir "$work/root" "$work/out" "$work/in"
 : > "$work/booted"
 
@@ -47,6 +59,8 @@ if [ -n "${APT_OSTREE:-}" ]; then
   : > "$work/in/apt-ostree"
   bind=("--bind-ro=$(readlink -f "$APT_OSTREE"):/run/apt-ostree-test/apt-ostree")
 fi
+IFS=: read -r -a shared <<< "${BIND:-}"
+for dir in "${shared[@]}"; do bind+=("--bind-ro=$dir:$dir:norbind"); done
 
 # The command runs in a unit of /run, when all that multi-user.target wants has been started.
 printf '%s\n' "$command" > "$work/in/command"
@@ -73,4 +87,5 @@ if [ -s "$work/out/status" ]; then
 fi
 echo "error: the system did not come up, or the command did not end; its console:" >&2
 cat "$work/out/output" "$work/console" >&2 || true
+journalctl --directory="$stateroot/var/log/journal" --quiet --no-pager --lines=60 >&2 || true
 exit 124

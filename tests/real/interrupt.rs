@@ -10,7 +10,7 @@ use apt_ostree_testkit::sysroot::{Outcome, Sysroot};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::bases::base;
-use crate::world::{World, small};
+use crate::world::{Dice, World, small};
 
 /// Long enough for everything that is waited for. Nothing is asserted on how long it took.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -189,17 +189,6 @@ fn two_at_once() {
     running.end().exits(0);
     assert_eq!(sysroot.list(0, "packages"), ["kit-slow"]);
     world.done();
-}
-
-/// Numbers that look random and are the same in every run (Knuth's MMIX generator).
-struct Dice(u64);
-
-impl Dice {
-    /// Thousandths, below 1000.
-    fn roll(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        u32::try_from((self.0 >> 33) % 1000).expect("below 1000")
-    }
 }
 
 /// Everything dies at once, at moments spread over the whole transaction.

@@ -125,3 +125,23 @@ impl World {
 pub(crate) fn small(name: &str, version: &str) -> Deb {
     Deb::new(name, version).file(&format!("/usr/bin/{name}"), 0o755, format!("#!/bin/sh\necho {name} {version}\n"))
 }
+
+/// Numbers that look random and are the same in every run (Knuth's MMIX generator).
+#[derive(Debug)]
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    /// Thousandths, below 1000.
+    pub(crate) fn roll(&mut self) -> u32 {
+        u32::try_from(self.next() % 1000).expect("below 1000")
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
+        u8::try_from(self.next() % 256).expect("below 256")
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+}

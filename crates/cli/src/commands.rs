@@ -1,5 +1,6 @@
 //! The verbs, one file each, and what they share: option groups and the way a transaction is run and shown.
 
+pub(crate) mod apply_live;
 pub(crate) mod cleanup;
 pub(crate) mod compose;
 pub(crate) mod db;
@@ -25,6 +26,7 @@ pub(crate) mod search;
 pub(crate) mod status;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;
+pub(crate) mod usroverlay;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -78,6 +80,11 @@ pub(crate) enum Command {
     Override(overrides::OverrideArgs),
     /// Remove all mutations
     Reset(reset::ResetArgs),
+    /// Apply pending deployment changes to booted deployment
+    ApplyLive(apply_live::ApplyLiveArgs),
+    /// Apply a transient overlayfs to /usr
+    #[command(alias = "unlock")]
+    Usroverlay(usroverlay::UsroverlayArgs),
     /// Generate package repository metadata
     #[command(alias = "makecache")]
     RefreshMd(refresh_md::RefreshMdArgs),
@@ -125,6 +132,8 @@ impl Command {
             Self::InitramfsEtc(args) => initramfs_etc::run(app, args),
             Self::Override(args) => overrides::run(app, args),
             Self::Reset(args) => reset::run(app, args),
+            Self::ApplyLive(args) => apply_live::run(app, args),
+            Self::Usroverlay(args) => usroverlay::run(app, &args),
             Self::RefreshMd(args) => refresh_md::run(app, args),
             Self::Search(args) => search::run(app, &args),
             Self::Info(args) => info::run(app, &args),
@@ -219,6 +228,8 @@ pub(crate) struct Transaction {
     pub(crate) no_deployment: bool,
     /// A line between the difference and the word of a reboot.
     pub(crate) after_diff: Option<&'static str>,
+    /// Goes on with `apply-live`: no word of a reboot either.
+    pub(crate) apply_live: bool,
 }
 
 /// One run of the program.
@@ -351,6 +362,9 @@ impl App {
             self.terminal.line(line);
         }
         if report.changed && !how.no_deployment {
+            if how.apply_live {
+                return;
+            }
             say(&report.diff.block());
             if let Some(line) = how.after_diff {
                 say(&format!("{line}\n"));

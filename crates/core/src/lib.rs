@@ -12,6 +12,7 @@ pub mod digest;
 pub mod disk;
 pub mod error;
 pub mod event;
+pub mod live;
 pub mod model;
 pub mod operation;
 pub mod plan;

@@ -1,6 +1,7 @@
 //! The verbs: what a transaction is asked ([`Request`]), what it answers ([`Report`]); one file per verb, each
 //! `plan` first and then `execute`. A request is plain data, because it crosses a pipe to the worker process.
 
+pub mod apply_live;
 pub mod cleanup;
 pub mod compose_tree;
 pub mod deploy;
@@ -130,6 +131,7 @@ pub enum Verb {
     InitramfsEtc(InitramfsEtcChange),
     Override(OverrideChange),
     Reset(Reset),
+    ApplyLive(ApplyLive),
     RefreshMd {
         force: bool,
     },
@@ -222,6 +224,20 @@ pub struct Reset {
     /// Regeneration and tracked files.
     pub initramfs: bool,
     pub packages: PackageChanges,
+}
+
+/// `apply-live`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ApplyLive {
+    /// A commit or ref; absent: the pending deployment.
+    pub target: Option<String>,
+    /// Back to the booted commit.
+    pub reset: bool,
+    /// Packages may be changed and removed, not only added.
+    pub allow_replacement: bool,
+    /// Also those that every process stands on.
+    pub allow_core: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -351,6 +367,7 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
         Verb::InitramfsEtc(change) => initramfs_etc::execute(transaction, change),
         Verb::Override(change) => overrides::execute(transaction, change),
         Verb::Reset(reset) => reset::execute(transaction, reset),
+        Verb::ApplyLive(how) => apply_live::execute(transaction, how),
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
         Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => {
             unreachable!("handled above: these need no sysroot to lock")
@@ -388,6 +405,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::InitramfsEtc(_) => "initramfs-etc",
         Verb::Override(_) => "override",
         Verb::Reset(_) => "reset",
+        Verb::ApplyLive(_) => "apply-live",
         Verb::RefreshMd { .. } => "refresh-md",
         Verb::InitSysroot(_) => "init-sysroot",
         Verb::ComposeTree(_) => "compose",

@@ -22,6 +22,7 @@
 pub mod commit;
 pub mod metadata;
 pub mod pull;
+pub mod trees;
 
 use std::io::Read;
 use std::os::fd::AsRawFd;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::boot::verification::{self, BootReport};
 use crate::error::Result;
+use crate::live::state::LiveState;
 use crate::model::origin::Origin;
 use crate::repo::Repo;
 use crate::repo::metadata::{ArchiveMeta, BasePackage, CommitInfo};
@@ -49,6 +50,12 @@ pub struct DeploymentStatus {
     pub pinned: bool,
     /// `none`, `development`, `hotfix` or `transient`.
     pub unlocked: String,
+    /// The commit that an interrupted `apply-live` was about to switch to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_inprogress: Option<String>,
+    /// The commit that `/usr` shows instead of the booted one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_replaced: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,12 +177,14 @@ impl SysrootStatus {
     /// Everything there is to say of the sysroot. Needs no lock.
     pub fn read(sysroot: &Sysroot) -> Result<Self> {
         let repo = sysroot.repo();
-        let mut deployments: Vec<DeploymentStatus> =
-            sysroot.deployments().iter().map(|d| deployment_status(&repo, d)).collect::<Result<_>>()?;
-        for d in &mut deployments {
-            let name = format!("{}.{}", d.checksum, d.serial);
-            let failed = verification::failed_boots(sysroot.path(), &d.osname);
-            d.boot_failed = failed.into_iter().find(|report| report.deployment == name);
+        let mut deployments = Vec::new();
+        for deployment in sysroot.deployments() {
+            let mut status = deployment_status(&repo, &deployment)?;
+            let live = LiveState::read(sysroot, &deployment)?;
+            (status.live_replaced, status.live_inprogress) = (live.commit, live.in_progress);
+            let failed = verification::failed_boots(sysroot.path(), &status.osname);
+            status.boot_failed = failed.into_iter().find(|report| report.deployment == deployment.name());
+            deployments.push(status);
         }
         Ok(Self { deployments, warnings: warnings::find(sysroot), ..Self::default() })
     }

@@ -5,7 +5,9 @@
 
 pub mod archive;
 pub mod deb;
+pub mod disk;
 pub mod http;
+pub mod machine;
 pub mod sysroot;
 pub mod vm;
 

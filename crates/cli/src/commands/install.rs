@@ -1,11 +1,15 @@
 //! `install PKG…`: adds requests to the origin.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use apt_ostree_core::operation::{PackageChanges, Verb};
+use apt_ostree_core::Error;
+use apt_ostree_core::operation::{Options, PackageChanges, Verb};
 use clap::Args;
 
-use super::{App, FetchArgs, FinishArgs, RepoArgs, StaterootArg, Transaction, sort_packages, transaction_options};
+use super::{
+    App, FetchArgs, FinishArgs, RepoArgs, StaterootArg, Transaction, apply_live, sort_packages, transaction_options,
+};
 use crate::args::{Failure, not_available, usage};
 
 #[derive(Debug, Args)]
@@ -21,9 +25,6 @@ pub(crate) struct InstallArgs {
     change: ChangeArgs,
     #[command(flatten)]
     fetch: FetchArgs,
-    /// Apply changes to both pending deployment and running filesystem tree
-    #[arg(short = 'A', long, hide = true)]
-    apply_live: bool,
     #[arg(long, hide = true)]
     force_replacefiles: bool,
 }
@@ -41,6 +42,9 @@ pub(crate) struct ChangeArgs {
     /// Auto-confirm interactive prompts for non-security questions
     #[arg(short = 'y', long)]
     assumeyes: bool,
+    /// Apply changes to both pending deployment and running filesystem tree
+    #[arg(short = 'A', long)]
+    apply_live: bool,
     /// Allow inactive package requests
     #[arg(long)]
     pub(crate) allow_inactive: bool,
@@ -73,11 +77,6 @@ pub(crate) fn run(app: &App, args: InstallArgs) -> Result<ExitCode, Failure> {
     if args.packages.is_empty() {
         return usage("At least one PACKAGE must be specified");
     }
-    not_available(
-        args.apply_live,
-        "--apply-live",
-        "changes reach the running system with the next boot only; leave the option out",
-    )?;
     not_available(args.force_replacefiles, "--force-replacefiles", "files of other packages are never replaced")?;
     args.change.repos.check()?;
     let mut changes = PackageChanges {
@@ -87,5 +86,46 @@ pub(crate) fn run(app: &App, args: InstallArgs) -> Result<ExitCode, Failure> {
         ..PackageChanges::default()
     };
     sort_packages(&mut changes, args.packages)?;
-    app.transaction(Verb::PkgChange { changes }, args.change.transaction(&args.fetch))
+    let removals = !changes.uninstall.is_empty();
+    run_change(app, changes, args.change, &args.fetch, removals)
+}
+
+/// Makes the deployment, and with `--apply-live` brings it to the running system. `removals`: packages were asked to go.
+pub(crate) fn run_change(
+    app: &App,
+    changes: PackageChanges,
+    change: ChangeArgs,
+    fetch: &FetchArgs,
+    removals: bool,
+) -> Result<ExitCode, Failure> {
+    let (live, confirmed) = (change.apply_live, change.assumeyes);
+    let mut transaction = change.transaction(fetch);
+    apply_live::check(app, live, &transaction)?;
+    let verb = Verb::PkgChange { changes };
+    let only_looks = transaction.options.dry_run || transaction.options.download_only;
+    if !live || only_looks {
+        return app.transaction(verb, transaction);
+    }
+    if !confirmed && !confirm(app, &verb, &transaction)? {
+        return Err(Error::usage("Operation aborted").into());
+    }
+    transaction.apply_live = true;
+    let code = app.transaction(verb, transaction)?;
+    // 77: nothing new, so nothing to bring.
+    if code != ExitCode::SUCCESS { Ok(code) } else { apply_live::after_change(app, removals) }
+}
+
+/// Shows what would be done, and asks. Nobody is asked where nobody can answer.
+fn confirm(app: &App, verb: &Verb, transaction: &Transaction) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        app.terminal.notice("notice: auto-inferring -y/--assumeyes (stdin is not a terminal)");
+        return Ok(true);
+    }
+    let options = Options { dry_run: true, ..transaction.options.clone() };
+    let look = Transaction { stateroot: transaction.stateroot.clone(), options, ..Transaction::default() };
+    app.transaction(verb.clone(), look)?;
+    app.terminal.print("Continue? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -66,6 +66,7 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
     let mut status = SysrootStatus::read(&sysroot)?;
     let pending = status.deployments.first().is_some_and(|d| !d.booted);
     let diff = pending_diff(&sysroot.repo(), &status);
+    let live_diff = live_diff(&sysroot.repo(), &status);
     if args.booted {
         status.deployments.retain(|d| d.booted);
     }
@@ -75,7 +76,7 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
     } else if args.json {
         app.print_json(&status);
     } else {
-        let text = Text { terminal: &app.terminal, verbose: args.verbose, diff };
+        let text = Text { terminal: &app.terminal, verbose: args.verbose, diff, live_diff };
         app.terminal.print(&text.status(&status, args.booted));
     }
     Ok(if args.pending_exit_77 && pending { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
@@ -121,7 +122,16 @@ fn pending_diff(repo: &Repo, status: &SysrootStatus) -> PackageDiff {
 /// One deployment as text, by itself.
 pub(crate) fn deployment(terminal: &Terminal, d: &DeploymentStatus, verbose: bool) -> String {
     let shown = DeploymentStatus { booted: false, ..d.clone() };
-    Text { terminal, verbose, diff: PackageDiff::default() }.deployment(&shown, 0, false)
+    Text { terminal, verbose, diff: PackageDiff::default(), live_diff: PackageDiff::default() }.deployment(&shown, 0, false)
+}
+
+/// What `apply-live` has changed.
+fn live_diff(repo: &Repo, status: &SysrootStatus) -> PackageDiff {
+    let live = |d: &DeploymentStatus| {
+        let live = d.live_replaced.as_deref()?;
+        Some(PackageDiff::between(&repo.packages(&d.checksum).ok()?, &repo.packages(live).ok()?))
+    };
+    status.deployments.iter().find_map(live).unwrap_or_default()
 }
 
 struct Text<'a> {
@@ -129,6 +139,8 @@ struct Text<'a> {
     verbose: bool,
     /// Of the first deployment against the booted one.
     diff: PackageDiff,
+    /// Of the running tree against the booted deployment.
+    live_diff: PackageDiff,
 }
 
 impl Text<'_> {
@@ -219,16 +231,32 @@ impl Text<'_> {
             }
             key_value(WIDTH, key, &lines)
         };
+        let live = d.live_replaced.is_some();
+        let (base_key, key) = if live { ("BootedBaseCommit", "BootedCommit") } else { ("BaseCommit", "Commit") };
         let mut text = String::new();
         if let Some(base) = &d.base_checksum {
             if ostree_or_verbose {
-                text += &commit("BaseCommit", base, &d.base_archives);
+                text += &commit(base_key, base, &d.base_archives);
             }
             if self.verbose {
-                text += &commit("Commit", &d.checksum, &d.layered_archives);
+                text += &commit(key, &d.checksum, &d.layered_archives);
             }
         } else if ostree_or_verbose {
-            text += &commit("Commit", &d.checksum, &d.base_archives);
+            text += &commit(key, &d.checksum, &d.base_archives);
+        }
+        text + &self.live(d)
+    }
+
+    fn live(&self, d: &DeploymentStatus) -> String {
+        let mut text = String::new();
+        if let Some(commit) = &d.live_inprogress {
+            text += &key_value(WIDTH, "InterruptedLiveCommit", std::slice::from_ref(commit));
+        }
+        if let Some(commit) = &d.live_replaced {
+            text += &key_value(WIDTH, "LiveCommit", std::slice::from_ref(commit));
+            if !self.live_diff.is_empty() {
+                text += &key_value(WIDTH, "LiveDiff", &[self.live_diff.summary()]);
+            }
         }
         text
     }

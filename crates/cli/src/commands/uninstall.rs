@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use apt_ostree_core::operation::{PackageChanges, Verb};
+use apt_ostree_core::operation::PackageChanges;
 use clap::Args;
 
-use super::install::ChangeArgs;
+use super::install::{ChangeArgs, run_change};
 use super::{App, FetchArgs, sort_packages};
 use crate::args::{Failure, usage};
 
@@ -45,5 +45,5 @@ pub(crate) fn run(app: &App, args: UninstallArgs) -> Result<ExitCode, Failure> {
     };
     sort_packages(&mut changes, args.install)?;
     let fetch = FetchArgs { cache_only: args.cache_only, download_only: false };
-    app.transaction(Verb::PkgChange { changes }, args.change.transaction(&fetch))
+    run_change(app, changes, args.change, &fetch, true)
 }

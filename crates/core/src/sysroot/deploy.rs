@@ -131,6 +131,7 @@ impl Sysroot {
     /// packages, objects. Returns the bytes that the repository no longer holds.
     pub fn clean_up(&self) -> Result<u64> {
         self.inner.load_if_changed(gio::Cancellable::NONE)?;
+        crate::live::state::forget_earlier(self)?;
         let repo = self.repo();
         let mut bases = Vec::new();
         let mut layered = Vec::new();
