@@ -25,6 +25,8 @@ impl Sysroot {
     pub fn deploy(&self, new: &NewDeployment<'_>, events: &dyn EventSink) -> Result<bool> {
         let merge = self.merge_deployment(new.stateroot);
         let origin = keyfile(new.origin)?;
+        // A pin belongs to one deployment; inherited, every later one would stay for ever.
+        ostree::Deployment::origin_remove_transient_state(&origin);
         let arguments = match (&new.kernel_arguments, &merge) {
             (Some(arguments), _) => arguments.clone(),
             (None, Some(merge)) => merge.kernel_arguments(),
