@@ -15,6 +15,7 @@ mod layering;
 mod live;
 mod oracle;
 mod queries;
+mod stories;
 mod trees;
 mod upgrade;
 mod world;
