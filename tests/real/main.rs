@@ -20,6 +20,7 @@ mod packaging;
 mod queries;
 mod questions;
 mod running;
+mod stories;
 mod trees;
 mod upgrade;
 mod vm;

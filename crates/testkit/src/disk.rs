@@ -6,8 +6,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::run;
+
+/// Long enough for everything that is waited for. Nothing is asserted on how long it took.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A mounted file system; unmounted when dropped. Needs root.
 #[derive(Debug)]
@@ -63,6 +67,12 @@ impl Disk {
     pub fn close(mut self) -> PathBuf {
         run(Command::new("umount").arg(&self.dir));
         self.mounted = false;
+        // Somebody who took a copy of the mount namespace meanwhile, such as another machine, still has it mounted.
+        let end = Instant::now() + PATIENCE;
+        while !run(Command::new("losetup").arg("--associated").arg(&self.image)).stdout.is_empty() {
+            assert!(Instant::now() < end, "{} stays in use", self.image.display());
+            std::thread::sleep(Duration::from_millis(50));
+        }
         run(Command::new("e2fsck").args(["-f", "-n"]).arg(&self.image));
         self.image.clone()
     }

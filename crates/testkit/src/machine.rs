@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::sysroot::{Outcome, wipe};
 
 /// Long enough for everything that is waited for. Nothing is asserted on how long it took.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a machine is made of.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Machine {
         let shared: Vec<_> = self.shared.iter().map(|d| d.to_string_lossy().into_owned()).collect();
         let mut command = Command::new(&self.script);
         command.arg(&self.sysroot).arg(script).env("APT_OSTREE", &self.program).env("BIND", shared.join(":"));
-        command.env("WORK", work.join("run")).env_remove("APT_OSTREE_NSPAWN").env_remove("TIMEOUT");
+        command.env("WORK", work.join("run")).env("TIMEOUT", "600").env_remove("APT_OSTREE_NSPAWN");
         fs::create_dir_all(work.join("run")).expect("own directory");
         command.stdin(Stdio::null()).stdout(create(&stdout)).stderr(create(&stderr));
         let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));

@@ -186,7 +186,11 @@ fn discard_staging() -> Result<()> {
 
 fn mount_tree(target: &Target, stage: &Path) -> Result<()> {
     let Some((commit, layer)) = &target.live else {
-        rustix::mount::mount_bind(&target.booted, stage).context(|| "Mounting /usr of the booted deployment")?;
+        // Not the twin of the mount it comes from: what is mounted on it later would be mounted on the deployment's
+        // directory as well.
+        rustix::mount::mount_bind(&target.booted, stage)
+            .and_then(|()| rustix::mount::mount_change(stage, MountPropagationFlags::PRIVATE))
+            .context(|| "Mounting /usr of the booted deployment")?;
         let read_only = MountFlags::BIND | MountFlags::RDONLY;
         return rustix::mount::mount_remount(stage, read_only, c"").context(|| "Making /usr read-only");
     };

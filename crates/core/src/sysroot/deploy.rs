@@ -29,6 +29,8 @@ impl Sysroot {
     pub fn deploy(&self, new: &NewDeployment<'_>, events: &dyn EventSink) -> Result<bool> {
         let merge = self.merge_deployment(new.stateroot);
         let origin = keyfile(new.origin)?;
+        // A pin belongs to one deployment; inherited, every later one would stay for ever.
+        ostree::Deployment::origin_remove_transient_state(&origin);
         let arguments = match &new.kernel_arguments {
             Some(arguments) => arguments.clone(),
             None => self.carried_arguments(merge.as_ref(), new.commit)?,
