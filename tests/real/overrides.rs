@@ -81,7 +81,8 @@ fn a_replacement_may_be_older() {
     assert_eq!(deployment["base-remote-replacements"]["suite=older"][0][0][0], "kit-base-0.5.amd64");
     // An index by the name that status -v gives it.
     let id = sysroot.ok(&["status", "-v"]).stdout;
-    let id = id.lines().find_map(|l| l.split("─ ").nth(1)).and_then(|l| l.split("/main").next()).expect("an index");
+    let id = id.lines().filter(|l| l.contains("/older")).find_map(|l| l.split("─ ").nth(1)?.split(' ').next());
+    let id = id.and_then(|l| l.strip_suffix("/main")).expect("an index");
     let repo = format!("repo={}", id.replace("/older", "/stable"));
     sysroot.ok(&["override", "replace", "--from", &repo, "kit-base"]);
     assert_eq!(world.installed(0, "kit-base").as_deref(), Some("1.5"));

@@ -49,7 +49,8 @@ pub fn archive(etc: &Path, files: &[String]) -> Result<Vec<u8>> {
     }
     let mut archive = Vec::new();
     for (number, (path, entry)) in (1..).zip(&entries) {
-        let name = Path::new("etc").join(path);
+        // Joining nothing would leave a slash at the end.
+        let name = if path.as_os_str().is_empty() { "etc".into() } else { Path::new("etc").join(path) };
         entry.write(number, &name.to_string_lossy(), &mut archive)?;
     }
     let end = Entry { mode: 0, uid: 0, gid: 0, data: Vec::new() };
@@ -152,6 +153,7 @@ mod tests {
         let bytes = archive(&etc, &files).unwrap();
         assert_eq!(bytes, archive(&etc, &files).unwrap());
         assert_eq!(bytes.len() % 512, 0);
+        assert_eq!(&bytes[110..114], b"etc\0", "the kernel takes names as they are");
 
         let out = dir.path().join("out");
         fs::create_dir(&out).unwrap();
