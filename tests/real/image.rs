@@ -61,18 +61,29 @@ pub(crate) fn machine(world: &World, firmware: Firmware, packages: &[&Path]) -> 
     Vm::new(&image(), &world.dir.join("machine"), firmware, &tools)
 }
 
+/// Where a file given to [`machine`] is inside.
+pub(crate) fn inside(file: &Path) -> String {
+    format!("{INSIDE}/{}", file.file_name().expect("a file").to_string_lossy())
+}
+
 /// For a script inside: `ids` are CHECKSUM.SERIAL of the deployments in libostree's order, `booted` the one that runs, `menu` those of
 /// GRUB's menu; after `offline` packages come from the archive of the world alone.
 pub(crate) fn helpers(world: &World) -> String {
-    let (dir, name) = (world.archive.dir(), world.archive.dir().file_name().expect("a directory"));
-    let sources = world.archive.sources("stable");
-    let sources = sources.replace(&dir.display().to_string(), &format!("{INSIDE}/{}", name.to_string_lossy()));
+    let archive = inside(world.archive.dir());
+    // A keyring is looked for in the deployment.
+    let sources = format!(
+        "Types: deb\nURIs: file://{archive}\nSuites: stable\nComponents: main\nSigned-By: /etc/apt/keyrings/kit.asc"
+    );
     format!(
         "
 ids() {{ ostree admin status | sed -n 's/^[* ] [^ ]* \\([0-9a-f]*\\.[0-9]*\\).*/\\1/p'; }}
 booted() {{ ostree admin status | sed -n 's/^\\* [^ ]* \\([0-9a-f]*\\.[0-9]*\\).*/\\1/p'; }}
 menu() {{ sed -n \"s/^menuentry .* --id '\\(.*\\)' {{/\\1/p\" /boot/grub/grub.cfg; }}
-offline() {{ rm -f /etc/apt/sources.list.d/* /etc/apt/sources.list; echo '{sources}' > /etc/apt/sources.list.d/kit.sources; }}
+offline() {{
+  rm -f /etc/apt/sources.list.d/* /etc/apt/sources.list
+  mkdir -p /etc/apt/keyrings; cp {archive}/key.asc /etc/apt/keyrings/kit.asc
+  echo '{sources}' > /etc/apt/sources.list.d/kit.sources
+}}
 fail() {{ echo \"FAIL $*\"; exit 1; }}
 "
     )

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use apt_ostree_testkit::vm::Firmware;
 
-use crate::image::{helpers, machine};
+use crate::image::{helpers, inside, machine};
 use crate::world::{World, small};
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -30,7 +30,7 @@ impl Random {
 fn no_power_cut_leaves_a_machine_that_does_not_start() {
     let world = World::empty();
     let deb = world.local(&small("kit-inside", "1.0"));
-    let inside = format!("/run/apt-ostree-test/{}", deb.file_name().unwrap().to_string_lossy());
+    let inside = inside(&deb);
     let mut vm = machine(&world, Firmware::Uefi, &[&deb]);
     let helpers = helpers(&world);
     vm.boot(&format!("{helpers}\noffline")).exits(0);

@@ -3,13 +3,13 @@
 use apt_ostree_testkit::vm::{Firmware, Vm};
 
 use crate::bases::{BRANCH, PROGRAM, base};
-use crate::image::{disk_image, helpers, machine};
+use crate::image::{disk_image, helpers, inside, machine};
 use crate::world::{World, small};
 
 /// A package that is installed in the first boot, by its path inside.
 fn package(world: &World) -> (std::path::PathBuf, String) {
     let deb = world.local(&small("kit-inside", "1.0"));
-    let inside = format!("/run/apt-ostree-test/{}", deb.file_name().expect("a file").to_string_lossy());
+    let inside = inside(&deb);
     (deb, inside)
 }
 

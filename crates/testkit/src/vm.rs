@@ -107,10 +107,11 @@ impl Vm {
         }
     }
 
-    /// What came over the second line, whose lines end in CR LF.
+    /// What the script wrote to the second line so far; lines end in CR LF there. Firmware and boot loader write to it before.
     fn output(&self) -> String {
         let text = fs::read(self.dir.join("output")).unwrap_or_default();
-        String::from_utf8_lossy(&text).replace('\r', "")
+        let text = String::from_utf8_lossy(&text).replace('\r', "");
+        text.split_once(START).map_or_else(String::new, |(_, said)| said.to_owned())
     }
 
     fn outcome(&self, status: ExitStatus) -> Outcome {
@@ -193,6 +194,9 @@ impl Vm {
     }
 }
 
+/// The unit below says it before it runs the script.
+const START: &str = "script starts\n";
+
 /// Where the tools are inside.
 pub const INSIDE: &str = "/run/apt-ostree-test";
 
@@ -206,7 +210,7 @@ const CREDENTIALS: [(&str, &str); 2] = [
         "[Unit]\nDescription=Command of the test\n[Service]\n\
          Environment=PATH=/run/apt-ostree-test:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root\n\
          ExecStart=sh -c 'systemctl is-system-running --wait;mkdir -p /run/apt-ostree-test;\
-         mount -r /dev/vdb /run/apt-ostree-test;{ sh /dev/vdc 2>&1;echo \"status $?\"; }|cat >/dev/ttyS1'\n\
+         mount -r /dev/vdb /run/apt-ostree-test;{ echo script starts;sh /dev/vdc 2>&1;echo \"status $?\"; }|cat >/dev/ttyS1'\n\
          ExecStopPost=systemctl --no-block poweroff\n",
     ),
     ("systemd.unit-dropin.multi-user.target", "[Unit]\nWants=apt-ostree-test.service\n"),
