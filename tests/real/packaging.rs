@@ -82,7 +82,15 @@ fn the_package_judges_boots() {
     let trial = format!("apt_ostree_trial={second}");
     grubenv(&world, &["set", &trial, "apt_ostree_left=2"]);
     let check = add_check(&world, "echo start >> /var/starts; test \"$(wc -l < /var/starts)\" -gt 1");
-    start(&world, "cat /var/starts; apt-ostree health --json").exits(0).says(&["start\nstart\n", "\"healthy\": true"]);
+    // The container ends when its system restarts, before the command had its turn.
+    start(&world, "true").exits(124).says(&["Reached target", "Rebooting."]);
+    let left = format!("apt_ostree_good={first}\n{trial}\napt_ostree_left=2\n");
+    assert_eq!(grubenv(&world, &["list"]), left, "counting is the loader's");
+    let status = world.sysroot.ok(&["status"]);
+    status.says(&["BootFailed: check 50-test: exit status 1 ("]);
+    let healthy = "cat /var/starts; apt-ostree health --json";
+    start(&world, healthy).exits(0).says(&["start\nstart\n", "\"healthy\": true"]);
+    world.sysroot.ok(&["status"]).never_says(&["BootFailed"]);
     assert_eq!(grubenv(&world, &["list"]), format!("apt_ostree_good={second}\n"));
 
     // One that the loader does not count stays up, and says what is wrong.
