@@ -103,7 +103,6 @@ fn usage_errors() {
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     for args in [
-        "install -A x",
         "install --enablerepo=a x",
         "install --force-replacefiles x",
         "uninstall --releasever=13 x",

@@ -309,7 +309,7 @@ fn a_layered_deployment() {
     assert_eq!(d["packages"], json!(["zsh", "curl"]));
     assert_eq!(d["requested-packages"], json!(["curl", "vim", "zsh"]));
     assert_eq!(d["requested-local-packages"], json!(["hello-2.10-3.amd64"]));
-    assert_eq!(d["requested-base-removals"], json!(["nano", "ghost"]));
+    assert_eq!(d["requested-base-removals"], json!(["ghost", "nano"]));
     assert_eq!(d["base-removals"], json!([["nano-8.4-1.amd64", "nano", 0, "8.4", "1", "amd64"]]));
     assert_eq!(
         d["base-local-replacements"],

@@ -122,7 +122,8 @@ fn pending_diff(repo: &Repo, status: &SysrootStatus) -> PackageDiff {
 /// One deployment as text, by itself.
 pub(crate) fn deployment(terminal: &Terminal, d: &DeploymentStatus, verbose: bool) -> String {
     let shown = DeploymentStatus { booted: false, ..d.clone() };
-    Text { terminal, verbose, diff: PackageDiff::default(), live_diff: PackageDiff::default() }.deployment(&shown, 0, false)
+    Text { terminal, verbose, diff: PackageDiff::default(), live_diff: PackageDiff::default() }
+        .deployment(&shown, 0, false)
 }
 
 /// What `apply-live` has changed.

@@ -18,7 +18,7 @@ pub struct NewDeployment<'a> {
     pub stateroot: &'a str,
     pub commit: &'a str,
     pub origin: &'a Origin,
-    /// Kernel arguments; `None` carries those of the merge deployment over, with what the image changes about them.
+    /// Kernel arguments; `None` carries those of the pending deployment over, with what the image changes about them.
     pub kernel_arguments: Option<Vec<String>>,
     /// Staged: only applied after `finalize-deployment`.
     pub locked: bool,
@@ -33,7 +33,7 @@ impl Sysroot {
         ostree::Deployment::origin_remove_transient_state(&origin);
         let arguments = match &new.kernel_arguments {
             Some(arguments) => arguments.clone(),
-            None => self.carried_arguments(merge.as_ref(), new.commit)?,
+            None => self.carried_arguments(new.stateroot, new.commit)?,
         };
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let tracked = self.stage_tracked_files(new.origin, merge.as_ref())?;
@@ -85,12 +85,13 @@ impl Sysroot {
         Ok(false)
     }
 
-    /// The arguments of `merge`, with those that its image brought replaced by those that `commit` brings.
-    fn carried_arguments(&self, merge: Option<&Deployment>, commit: &str) -> Result<Vec<String>> {
+    /// The arguments of the deployment that `commit` takes the place of, with those that its image brought replaced by those
+    /// that `commit` brings. Not of the merge deployment: `kargs` and then `install` give both.
+    fn carried_arguments(&self, stateroot: &str, commit: &str) -> Result<Vec<String>> {
         let repo = self.repo();
-        let (current, old) = match merge {
-            Some(merge) => (merge.kernel_arguments(), repo.image_kargs(&merge.checksum())?),
-            None => (Vec::new(), Vec::new()),
+        let (current, old) = match self.pending(stateroot) {
+            Ok(pending) => (pending.kernel_arguments(), repo.image_kargs(&pending.checksum())?),
+            Err(_) => (Vec::new(), Vec::new()),
         };
         Ok(image_kargs::merge(&current, &old, &repo.image_kargs(commit)?))
     }
