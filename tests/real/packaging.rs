@@ -51,9 +51,13 @@ fn start(world: &World, what: &str) -> Outcome {
 fn add_check(world: &World, text: &str) -> PathBuf {
     let path = world.sysroot.deployment(0).join("etc/apt-ostree/health.d/50-test");
     fs::create_dir_all(path.parent().expect("a directory")).expect("a writable /etc");
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a writable /etc");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("an own file");
+    set_check(&path, text);
     path
+}
+
+fn set_check(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("a writable /etc");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("an own file");
 }
 
 #[test]
@@ -81,7 +85,18 @@ fn the_package_judges_boots() {
     assert_ne!(first, second);
     let trial = format!("apt_ostree_trial={second}");
     grubenv(&world, &["set", &trial, "apt_ostree_left=2"]);
-    let check = add_check(&world, "echo start >> /var/starts; test \"$(wc -l < /var/starts)\" -gt 1");
+    // First it hangs. The timer is set to seconds.
+    let check = add_check(&world, "sleep 300");
+    let drop_in = world.sysroot.deployment(0).join("etc/systemd/system/apt-ostree-boot-timeout.timer.d");
+    fs::create_dir_all(&drop_in).expect("a writable /etc");
+    let soon = "[Timer]\nOnBootSec=\nOnActiveSec=4s\nAccuracySec=100ms\n";
+    fs::write(drop_in.join("soon.conf"), soon).expect("a writable /etc");
+    start(&world, "true").exits(124).says(&["Rebooting."]);
+    let status = world.sysroot.ok(&["status"]);
+    status.says(&["BootFailed: the start did not come to an end in time ("]);
+    fs::remove_dir_all(&drop_in).expect("a writable /etc");
+    // Then a check fails, and then it passes.
+    set_check(&check, "echo start >> /var/starts; test \"$(wc -l < /var/starts)\" -gt 1");
     // The container ends when its system restarts, before the command had its turn.
     start(&world, "true").exits(124).says(&["Reached target", "Rebooting."]);
     let left = format!("apt_ostree_good={first}\n{trial}\napt_ostree_left=2\n");
@@ -94,7 +109,7 @@ fn the_package_judges_boots() {
     assert_eq!(grubenv(&world, &["list"]), format!("apt_ostree_good={second}\n"));
 
     // One that the loader does not count stays up, and says what is wrong.
-    fs::write(&check, "#!/bin/sh\necho the answer is 41; exit 3\n").expect("a writable /etc");
+    set_check(&check, "echo the answer is 41; exit 3");
     grubenv(&world, &["set", &format!("apt_ostree_good={first}")]);
     let broken = "systemctl is-active boot-complete.target; systemctl is-failed apt-ostree-health; apt-ostree health; \
                   journalctl -q -b -u apt-ostree-health; apt-ostree status";
