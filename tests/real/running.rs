@@ -147,3 +147,21 @@ fn a_failed_finalization_is_told_after_the_next_boot() {
     world.sysroot.ok(&["status"]).never_says(&["Warning"]);
     world.done();
 }
+
+#[test]
+fn history_counts_the_boots_that_the_journal_has() {
+    let world = World::new();
+    // A container has no ostree-prepare-root: logger(1) says to the journal what it would. The last one is of another system.
+    let script = "set -e\ntree=$(ls -d /ostree/deploy/debian/deploy/*.0)\n\
+                  say() { printf 'MESSAGE_ID=7170336a73ba4601bad31af888aa0df7\\nMESSAGE=x\\nDEPLOYMENT_DEVICE=%s\\nDEPLOYMENT_INODE=%s\\n' \"$@\" | logger --journald; }\n\
+                  say $(stat -c '%d %i' $tree)\nsay $(stat -c '%d %i' $tree)\nsay $(stat -c '%d' $tree) 1\njournalctl --sync\n\
+                  apt-ostree history\napt-ostree history --json\n\
+                  echo as nobody\nsetpriv --reuid=65534 --regid=65534 --clear-groups apt-ostree history";
+    let said = inside(&world, "nspawn.sh", script).exits(0);
+    let (root, nobody) = said.stdout.split_once("as nobody\n").expect("both answers");
+    for part in ["BootTimestamp: ", "└ BootCount: 2; first booted on ", "\"boot-count\": 2,"] {
+        assert!(root.contains(part), "{part}:\n{root}");
+    }
+    assert!(nobody.contains("CreateCommand: apt-ostree") && !nobody.contains("Boot"), "{nobody}");
+    world.done();
+}

@@ -308,7 +308,7 @@ pub fn run<'a>(request: &'a Request, ports: Ports<'a>) -> Result<Report> {
     let log = LogSink::create(&sysroot.repo(), verb_name(&request.verb), &request.options.command_line, ports.events);
     let ports = Ports { packages: ports.packages, sandbox: ports.sandbox, events: &log };
     let outcome = run_logged(request, stateroot, ports);
-    if outcome.as_ref().is_ok_and(|report| report.changed) && makes_deployments(&request.verb) {
+    if outcome.as_ref().is_ok_and(made_something) && makes_deployments(&request.verb) {
         remember(request, stateroot, &log);
     }
     match &outcome {
@@ -382,8 +382,12 @@ fn remember(request: &Request, stateroot: Option<&str>, events: &dyn EventSink) 
     }
 }
 
-/// Whether a change may have made the deployment that is first now. A dry run says "changed" as well, and makes none: the
-/// first one is known by then.
+/// A dry run and a preview say what would change, and come with the plan of it.
+fn made_something(report: &Report) -> bool {
+    report.changed && report.plan.is_none() && report.update.is_none()
+}
+
+/// Whether a change may have made the deployment that is first now.
 fn makes_deployments(verb: &Verb) -> bool {
     matches!(
         verb,
