@@ -1,5 +1,6 @@
 //! A disk image as a machine: firmware, boot loader, a change, a reboot into it, and back.
 
+use apt_ostree_testkit::sysroot::wipe;
 use apt_ostree_testkit::vm::Firmware;
 
 use crate::bases::TREE;
@@ -17,7 +18,7 @@ fn a_machine_starts_by_its_boot_loader_changes_and_goes_back() {
     // The image as it is made: everything holds, and a package is asked for.
     let script = format!(
         "{helpers}
-        ( LAYERED= USERS='sshd messagebus {OWNER}'; {checks} ) || exit 1
+        ( LAYERED= USERS='sshd messagebus kit-daemon {OWNER}'; {checks} ) || exit 1
         [ \"$(findmnt -no FSTYPE /boot)\" = ext4 ] || fail boot
         [ \"$(hostname)\" = kit-machine ] || fail hostname
         [ \"$(stat -c '%U %a' /var/home/{OWNER}/.ssh/authorized_keys)\" = '{OWNER} 600' ] || fail keys
@@ -59,7 +60,7 @@ fn a_machine_starts_by_its_boot_loader_changes_and_goes_back() {
         ostree fsck --repo=/ostree/repo || fail fsck"
     );
     vm.boot(&script).exits(0).never_says(&["FAIL"]);
-    world.done();
+    wipe(&world.dir);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use apt_ostree_testkit::sysroot::wipe;
 use apt_ostree_testkit::vm::Firmware;
 
 use crate::image::{helpers, inside, machine};
@@ -70,5 +71,5 @@ fn no_power_cut_leaves_a_machine_that_does_not_start() {
         );
     }
     vm.boot(&format!("{helpers}\nostree fsck --repo=/ostree/repo || fail fsck\n{change} || fail change")).exits(0);
-    world.done();
+    wipe(&world.dir);
 }

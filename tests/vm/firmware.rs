@@ -1,5 +1,6 @@
 //! Starts by BIOS and with Secure Boot, from other file systems, and what the boot loader does without a person.
 
+use apt_ostree_testkit::sysroot::wipe;
 use apt_ostree_testkit::vm::{Firmware, Vm};
 
 use crate::bases::{BRANCH, PROGRAM, base};
@@ -22,7 +23,7 @@ fn changes_and_starts_it(firmware: Firmware, proof: &str) {
     vm.boot(&script).exits(0).never_says(&["FAIL"]);
     let script = format!("{helpers}\n{proof}\n[ \"$(menu)\" = \"$(ids)\" ] || fail menu; kit-inside");
     vm.boot(&script).exits(0).never_says(&["FAIL"]).says(&["kit-inside 1.0\n"]);
-    world.done();
+    wipe(&world.dir);
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn a_machine_has_its_root_on_btrfs_or_xfs() {
             apt-ostree status && systemctl is-system-running"
         );
         vm.boot(&script).exits(0).never_says(&["FAIL"]);
-        world.done();
+        wipe(&world.dir);
     }
 }
 
@@ -74,28 +75,30 @@ fn a_deployment_that_never_gets_good_is_given_up() {
         apt-ostree install {inside} || fail install"
     );
     vm.boot(&script).exits(0).never_says(&["FAIL"]);
-    for left in ["1", "0"] {
-        let script = format!(
-            "{helpers}
-            kit-inside || fail 'the new one'
-            {list}
-            {list} | grep -x apt_ostree_trial=$(booted) || fail trial
-            {list} | grep -x apt_ostree_left={left} || fail left"
-        );
-        vm.boot(&script).exits(0).never_says(&["FAIL"]);
+    // Two tries; a machine that never gets past the kernel is the same to the boot loader.
+    for _ in 0..2 {
+        let title = vm.choice();
+        assert!(!title.ends_with("(rollback)"), "{title}");
     }
     for _ in 0..2 {
-        let script = format!(
-            "{helpers}
-            [ \"$(booted)\" = \"$(cat /var/first)\" ] || fail 'the old one'
-            {list} | grep -x apt_ostree_failed=$(ids | grep -vFx $(booted)) || fail failed
-            {list} | grep -x apt_ostree_good=$(booted) || fail good"
-        );
-        vm.boot(&script).exits(0).never_says(&["FAIL"]);
+        let title = vm.choice();
+        assert!(title.ends_with("(rollback)"), "{title}");
     }
-    // Where somebody says that it is good, it is not counted any more.
-    let script = format!("{helpers}\ngrub-editenv /boot/grub/grubenv set apt_ostree_good=$(menu | head -n 1)");
-    vm.boot(&script).exits(0);
-    vm.boot(&format!("{helpers}\nkit-inside || fail 'the new one'")).exits(0).never_says(&["FAIL"]);
-    world.done();
+    // Then somebody says that the new one is good.
+    let script = format!(
+        "{helpers}
+        [ \"$(booted)\" = \"$(cat /var/first)\" ] || fail 'the old one'
+        {list}
+        {list} | grep -x apt_ostree_failed=$(menu | head -n 1) || fail failed
+        {list} | grep -x apt_ostree_trial=$(menu | head -n 1) || fail trial
+        {list} | grep -x apt_ostree_left=0 || fail left
+        {list} | grep -x apt_ostree_good=$(booted) || fail good
+        grub-editenv /boot/grub/grubenv set apt_ostree_good=$(menu | head -n 1)"
+    );
+    vm.boot(&script).exits(0).never_says(&["FAIL"]);
+    for _ in 0..3 {
+        let title = vm.choice();
+        assert!(!title.ends_with("(rollback)"), "{title}");
+    }
+    wipe(&world.dir);
 }

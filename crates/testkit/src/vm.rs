@@ -107,6 +107,27 @@ impl Vm {
         }
     }
 
+    /// Starts the machine and ends it as soon as the boot loader has chosen: the title of the entry that it starts.
+    pub fn choice(&mut self) -> String {
+        let mut child = self.start("");
+        let end = Instant::now() + LIMIT;
+        loop {
+            let console = self.console();
+            if let Some((title, _)) = console.split_once("Booting `").and_then(|(_, rest)| rest.split_once("'\n")) {
+                // Not with SIGKILL: what the boot loader wrote to the disk shall be there.
+                run(Command::new("kill").arg(child.id().to_string()));
+                child.wait().expect("a child of this process");
+                return title.to_owned();
+            }
+            let gone = child.try_wait().expect("a child of this process").is_some();
+            if gone || Instant::now() > end {
+                let _ = child.kill();
+                panic!("the boot loader has started nothing, see {}:\n{console}", self.dir.display());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// What the script wrote to the second line so far; lines end in CR LF there. Firmware and boot loader write to it before.
     fn output(&self) -> String {
         let text = fs::read(self.dir.join("output")).unwrap_or_default();
