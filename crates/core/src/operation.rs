@@ -391,7 +391,15 @@ fn made_something(report: &Report) -> bool {
 fn makes_deployments(verb: &Verb) -> bool {
     matches!(
         verb,
-        Verb::PkgChange { .. } | Verb::Upgrade { .. } | Verb::Deploy { .. } | Verb::Rebase(_) | Verb::Kargs(_)
+        Verb::PkgChange { .. }
+            | Verb::Upgrade { .. }
+            | Verb::Deploy { .. }
+            | Verb::Rebase(_)
+            | Verb::Kargs(_)
+            | Verb::Initramfs(_)
+            | Verb::InitramfsEtc(_)
+            | Verb::Override(_)
+            | Verb::Reset(_)
     )
 }
 

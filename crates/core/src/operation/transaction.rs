@@ -265,6 +265,8 @@ impl<'a> Transaction<'a> {
             kernel_arguments: None,
             locked: self.options.lock_finalization,
         };
+        // A layered kernel or a regenerated initramfs is known only now.
+        super::space::make_room_in_boot(&self.sysroot, &self.stateroot, commit, self.ports.events)?;
         report.staged = self.sysroot.deploy(&new, self.ports.events)?;
         report.changed = true;
         if report.staged && self.options.lock_finalization {
