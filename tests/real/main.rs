@@ -10,6 +10,7 @@ mod bases;
 mod boot;
 mod booted;
 mod compose;
+mod faults;
 mod interrupt;
 mod layering;
 mod live;
