@@ -210,7 +210,7 @@ fn killed_at_any_moment_it_can_be_repeated_or_undone() {
         unwatch
         echo "interrupted $interrupted of $count"
         test $interrupted -gt 0
-        if findmnt --noheadings --list --output TARGET | grep '^/run/apt-ostree'; then exit 1; fi
+        if findmnt --noheadings --list --output TARGET | grep '^/run/apt-ostree/'; then exit 1; fi
         apt-ostree apply-live
         "#
     );

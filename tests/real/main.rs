@@ -11,6 +11,7 @@ mod booted;
 mod compose;
 mod image;
 mod initramfs;
+mod faults;
 mod interrupt;
 mod layering;
 mod live;
