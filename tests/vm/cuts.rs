@@ -53,10 +53,13 @@ fn no_power_cut_leaves_a_machine_that_does_not_start() {
     for number in 0..cuts {
         let (phase, work, most) = &phases[usize::try_from(number % 3).expect("a small number")];
         let after = Duration::from_millis(random.below(*most));
+        // Between libostree's switch of its links and the new menu the names in it may be old: refresh, then compare.
         let script = format!(
             "{helpers}
             ostree fsck --quiet --repo=/ostree/repo || fail fsck
             apt-ostree status || fail status
+            grub-script-check /boot/grub/grub.cfg || fail syntax
+            /usr/libexec/apt-ostree/grub-config --refresh || fail refresh
             [ \"$(menu)\" = \"$(ids)\" ] || fail \"menu $(menu) ids $(ids)\"
             systemctl is-system-running || fail state
             echo HELD

@@ -84,6 +84,8 @@ fn usage_errors() {
         ("init-sysroot --sysroot=/nonexistent a:b --remote x", "--remote expects NAME=URL"),
         ("compose tree", "TREEFILE must be specified"),
         ("compose tree x.yaml", "--repo=REPO must be specified"),
+        ("compose disk-image", "REF and OUT must be specified"),
+        ("compose disk-image ref out", "--repo=REPO must be specified"),
         ("db list", "At least one REV must be specified"),
         ("db diff a b c", "At most two revisions can be compared"),
         ("search", "At least one TERM must be specified"),
@@ -166,7 +168,13 @@ fn man_pages_and_completions_are_generated() {
     let dir = tempfile::tempdir().unwrap();
     let man = dir.path().join("man");
     assert!(run([OsStr::new("internals"), OsStr::new("man"), man.as_os_str()]).status.success());
-    for page in ["apt-ostree.1", "apt-ostree-status.1", "apt-ostree-db-diff.1", "apt-ostree-compose-tree.1"] {
+    for page in [
+        "apt-ostree.1",
+        "apt-ostree-status.1",
+        "apt-ostree-db-diff.1",
+        "apt-ostree-compose-tree.1",
+        "apt-ostree-compose-disk-image.1",
+    ] {
         let text = std::fs::read_to_string(man.join(page)).unwrap();
         assert!(text.contains(".TH"), "{page}");
     }

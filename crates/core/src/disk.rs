@@ -14,7 +14,17 @@ use std::process::{Command, Output, Stdio};
 use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// Runs a program of this machine that belongs to `package`. The error has what it wrote.
+/// Where programs of this machine are looked for, also when whoever became root kept the PATH of a user.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A program of this machine.
+pub(crate) fn program(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.env("PATH", PATH);
+    command
+}
+
+/// Runs a [`program`] that belongs to `package`. The error has what it wrote.
 pub(crate) fn tool(command: &mut Command, package: &str) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output =
@@ -33,8 +43,7 @@ fn missing(error: Error, package: &str) -> Error {
 
 /// Refuses where a program of this machine is not there, before anything is made. By name and package.
 pub(crate) fn require_tools(tools: &[(&str, &str)]) -> Result<()> {
-    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let there = |name: &str| path.split(':').any(|dir| std::path::Path::new(dir).join(name).exists());
+    let there = |name: &str| PATH.split(':').any(|dir| std::path::Path::new(dir).join(name).exists());
     let absent: Vec<&(&str, &str)> = tools.iter().filter(|(name, _)| !there(name)).collect();
     if absent.is_empty() {
         return Ok(());

@@ -7,12 +7,12 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rustix::fs::IFlags;
 use serde::{Deserialize, Serialize};
 
-use super::tool;
+use super::{program, tool};
 use crate::error::{Context, Error, Result};
 
 /// Of the root.
@@ -70,13 +70,13 @@ impl New<'_> {
         match self.kind {
             Filesystem::Ext4 => self.ext4().context(what),
             Filesystem::Btrfs => {
-                let mut command = Command::new("mkfs.btrfs");
+                let mut command = program("mkfs.btrfs");
                 command.args(["--quiet", "--uuid", self.uuid, "--label", self.label]).arg(self.image);
                 tool(&mut command, "btrfs-progs").context(what)?;
                 self.copy().context(what)
             }
             Filesystem::Xfs => {
-                let mut command = Command::new("mkfs.xfs");
+                let mut command = program("mkfs.xfs");
                 command.args(["-q", "-m", &format!("uuid={}", self.uuid), "-L", self.label]).arg(self.image);
                 tool(&mut command, "xfsprogs").context(what)?;
                 self.copy().context(what)
@@ -85,7 +85,7 @@ impl New<'_> {
     }
 
     fn ext4(&self) -> Result<()> {
-        let mut command = Command::new("mkfs.ext4");
+        let mut command = program("mkfs.ext4");
         command.args(["-q", "-F", "-U", self.uuid, "-L", self.label, "-E"]);
         command.arg(format!("hash_seed={},lazy_itable_init=1,lazy_journal_init=1", self.uuid));
         command.arg("-d").arg(self.content).arg(self.image);
@@ -102,7 +102,7 @@ impl New<'_> {
             return Ok(());
         }
         let run = || -> Result<std::process::Output> {
-            let mut child = Command::new("debugfs")
+            let mut child = program("debugfs")
                 .args(["-w", "-f", "-"])
                 .arg(self.image)
                 .env("SOURCE_DATE_EPOCH", self.timestamp.to_string())
@@ -126,7 +126,7 @@ impl New<'_> {
     fn copy(&self) -> Result<()> {
         let point = self.image.with_extension("mount");
         std::fs::create_dir_all(&point)?;
-        let mut command = Command::new("mount");
+        let mut command = program("mount");
         command.args(["-o", "loop", "-t", self.kind.name()]).arg(self.image).arg(&point);
         tool(&mut command, "mount").map_err(|e| {
             e.hint(format!(
@@ -135,7 +135,7 @@ impl New<'_> {
             ))
         })?;
         let fill = || -> Result<()> {
-            let mut command = Command::new("cp");
+            let mut command = program("cp");
             command.args(["--archive", "--no-target-directory"]).arg(self.content).arg(&point);
             tool(&mut command, "coreutils")?;
             for path in immutable(self.content)? {
@@ -146,7 +146,7 @@ impl New<'_> {
         };
         let filled = fill();
         // Also after an error: nothing can be removed below a mount.
-        let unmounted = tool(Command::new("umount").arg(&point), "mount");
+        let unmounted = tool(program("umount").arg(&point), "mount");
         filled?;
         unmounted?;
         Ok(std::fs::remove_dir(&point)?)
@@ -195,7 +195,7 @@ pub(crate) fn make_fat(image: &Path, size: u64, serial: &str, content: &Path, ti
     drop(file);
     let what = || "Making the EFI system partition".to_owned();
     let epoch = timestamp.to_string();
-    let mut command = Command::new("mkfs.vfat");
+    let mut command = program("mkfs.vfat");
     // Without a choice of FAT size: firmware must take what a disk of this size has.
     command.args(["--invariant", "-n", "ESP", "-i", serial]).arg(image).env("SOURCE_DATE_EPOCH", &epoch);
     tool(&mut command, "dosfstools").context(what)?;
@@ -204,7 +204,7 @@ pub(crate) fn make_fat(image: &Path, size: u64, serial: &str, content: &Path, ti
         names.push(entry?.path());
     }
     names.sort();
-    let mut command = Command::new("mcopy");
+    let mut command = program("mcopy");
     command.args(["-s", "-i"]).arg(image).args(names).arg("::/").env("SOURCE_DATE_EPOCH", &epoch);
     tool(&mut command, "mtools").context(what)?;
     Ok(())
@@ -234,6 +234,8 @@ pub(crate) fn usage(dir: &Path) -> Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]

@@ -7,9 +7,9 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use super::uuid;
+use super::{program, uuid};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::operation::transaction::human_size;
 
@@ -98,7 +98,7 @@ impl Layout {
         file.set_len(self.disk).context(|| format!("Creating {}", image.display()))?;
         drop(file);
         let run = || -> Result<std::process::Output> {
-            let mut child = Command::new("sfdisk")
+            let mut child = program("sfdisk")
                 .args(["--quiet", "--no-reread", "--no-tell-kernel"])
                 .arg(image)
                 .stdin(Stdio::piped())
@@ -185,6 +185,8 @@ pub(crate) fn write_bios(image: &File, bios: Partition, boot: &[u8], core: &[u8]
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]

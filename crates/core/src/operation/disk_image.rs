@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +14,7 @@ use crate::disk::filesystem::{self, Filesystem, New};
 use crate::disk::layout::{self, Layout, MIB};
 use crate::disk::loader::{self, Loaders, Uefi};
 use crate::disk::settings::{Settings, User, valid_hostname, valid_user_name};
-use crate::disk::{require_tools, tool, uuid};
+use crate::disk::{program, require_tools, tool, uuid};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::repo::Repo;
@@ -298,7 +297,7 @@ impl Making<'_> {
         if self.image.format == Format::Qcow2 {
             let converted = self.work.join("disk.qcow2");
             self.events.task("Converting to qcow2", || {
-                let mut command = Command::new("qemu-img");
+                let mut command = program("qemu-img");
                 command.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(self.partial).arg(&converted);
                 tool(&mut command, "qemu-utils").map(drop)
             })?;
