@@ -82,7 +82,7 @@ pub struct Plan {
 }
 
 /// Version of the way trees are assembled. Part of every input digest: raise it when the same inputs give another tree.
-pub const LAYER_VERSION: u32 = 6;
+pub const LAYER_VERSION: u32 = 7;
 
 impl Plan {
     /// Derives everything that follows from base and solution; pure.
