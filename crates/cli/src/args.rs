@@ -288,7 +288,10 @@ mod tests {
     #[test]
     fn the_list_of_commands() {
         let help = top_help();
-        assert!(help.starts_with("Usage:\n  apt-ostree [OPTION…] COMMAND\n\nBuiltin Commands:\n  apply-live"), "{help}");
+        assert!(
+            help.starts_with("Usage:\n  apt-ostree [OPTION…] COMMAND\n\nBuiltin Commands:\n  apply-live"),
+            "{help}"
+        );
         assert!(help.contains("\n  status                 Get the version of the booted system\n"), "{help}");
         assert!(!help.contains("worker") && !help.contains("internals"), "{help}");
         let mut names: Vec<_> = help.lines().skip(4).take_while(|l| !l.is_empty()).collect();

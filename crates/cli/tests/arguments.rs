@@ -86,6 +86,9 @@ fn usage_errors() {
         ("compose tree x.yaml", "--repo=REPO must be specified"),
         ("db list", "At least one REV must be specified"),
         ("db diff a b c", "At most two revisions can be compared"),
+        ("apply-live --target=x --reset", "Cannot specify both --target and --reset"),
+        ("install -A -r x", "Cannot specify both --apply-live and --reboot"),
+        ("uninstall -A --json x", "Cannot specify both --apply-live and --json"),
         ("install --sysroot=/nonexistent -r x", "--reboot is for the booted system, not for one in a directory"),
     ] {
         refused(args, &format!("error: usage error: {text}"));
@@ -97,7 +100,6 @@ fn usage_errors() {
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     for args in [
-        "install -A x",
         "install --enablerepo=a x",
         "install --force-replacefiles x",
         "uninstall --releasever=13 x",
