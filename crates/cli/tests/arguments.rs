@@ -94,6 +94,9 @@ fn usage_errors() {
             "install --sysroot=/nonexistent --lock-finalization x",
             "--lock-finalization is for the booted system; nothing is staged in a directory",
         ),
+        ("apply-live --target=x --reset", "Cannot specify both --target and --reset"),
+        ("install -A -r x", "Cannot specify both --apply-live and --reboot"),
+        ("uninstall -A --json x", "Cannot specify both --apply-live and --json"),
         ("install --sysroot=/nonexistent -r x", "--reboot is for the booted system, not for one in a directory"),
     ] {
         refused(args, &format!("error: usage error: {text}"));
