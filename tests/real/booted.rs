@@ -79,11 +79,6 @@ impl Story {
         &self.disk
     }
 
-    /// /var of the machine, from outside.
-    pub(crate) fn var(&self) -> PathBuf {
-        self.sysroot().dir().join("ostree/deploy/debian/var")
-    }
-
     /// The end: no object is damaged, nothing is mounted or left in the scratch space, the file system is whole.
     pub(crate) fn done(self) {
         self.sysroot().fsck();

@@ -4,27 +4,12 @@ use std::fmt::Write;
 
 use apt_ostree_core::model::diff::PackageDiff;
 use apt_ostree_core::model::package::PackageId;
+pub(crate) use apt_ostree_core::model::size::human_size as size;
 use apt_ostree_core::model::time::iso8601;
 use apt_ostree_core::operation::{Report, UpdateInfo};
 use apt_ostree_core::plan::{Plan, Replacement};
 use apt_ostree_core::{Error, ErrorKind};
 use serde_json::{Value, json};
-
-/// Decimal units, as `g_format_size` and apt print sizes.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if bytes < 1000 {
-        return format!("{bytes} bytes");
-    }
-    #[expect(clippy::cast_precision_loss, reason = "one decimal place is shown")]
-    let mut value = bytes as f64 / 1000.0;
-    let mut unit = 0;
-    while value >= 999.95 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
 
 /// `1 package`, `2 packages`.
 fn count(n: usize, what: &str) -> String {
@@ -260,20 +245,6 @@ mod tests {
             pre_depends: Vec::new(),
             depends: Vec::new(),
             path: "x".into(),
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        for (bytes, want) in [
-            (0, "0 bytes"),
-            (999, "999 bytes"),
-            (1000, "1.0 kB"),
-            (999_949, "999.9 kB"),
-            (999_999, "1.0 MB"),
-            (115_300_000, "115.3 MB"),
-        ] {
-            assert_eq!(size(bytes), want);
         }
     }
 

@@ -11,6 +11,7 @@ pub mod origin;
 pub mod package;
 pub mod request;
 pub mod settings;
+pub mod size;
 pub mod sources;
 pub mod time;
 pub mod tmpfiles;

@@ -11,7 +11,7 @@ use std::process::Stdio;
 
 use super::{program, uuid};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::operation::transaction::human_size;
+use crate::model::size::human_size;
 
 pub(crate) const SECTOR: u64 = 512;
 pub(crate) const MIB: u64 = 1 << 20;

@@ -1,8 +1,9 @@
 //! `cleanup`: drop temporary files, the pending or rollback deployment, cached package data.
 
 use super::Report;
-use super::transaction::{Transaction, human_size};
+use super::transaction::Transaction;
 use crate::error::{Error, Result};
+use crate::model::size::human_size;
 
 /// The elements to clean.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Report;
 use super::log::LogSink;
-use super::transaction::{Ports, human_size};
+use super::transaction::Ports;
 use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::compose::{accounts, bootstrap, input, postprocess};
 use crate::digest;
@@ -20,6 +20,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
 use crate::model::diff::PackageDiff;
 use crate::model::package::{PackageId, installed_from_status};
+use crate::model::size::human_size;
 use crate::model::sources::Source;
 use crate::model::time::iso8601;
 use crate::model::treefile::{self, Treefile};

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::transaction::human_size;
 use super::{InitSysroot, Report, init_sysroot};
 use crate::disk::filesystem::{self, Filesystem, New};
 use crate::disk::layout::{self, Layout, MIB};
@@ -17,6 +16,7 @@ use crate::disk::settings::{Settings, User, valid_hostname, valid_user_name};
 use crate::disk::{program, require_tools, tool, uuid};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
+use crate::model::size::human_size;
 use crate::repo::Repo;
 use crate::sandbox::Sandbox;
 use crate::sysroot::Sysroot;

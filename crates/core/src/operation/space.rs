@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{EventSink, EventSinkExt};
-use crate::operation::transaction::human_size;
+use crate::model::size::human_size;
 use crate::plan::Plan;
 use crate::sysroot::{Deployment, Sysroot};
 

@@ -18,6 +18,7 @@ use crate::model::origin::{LocalPackage, Origin};
 use crate::model::package::PackageId;
 use crate::model::request::PackageRequest;
 use crate::model::settings::Settings;
+use crate::model::size::human_size;
 use crate::model::time::iso8601;
 use crate::plan::{BaseTree, Plan};
 use crate::repo::Repo;
@@ -551,19 +552,4 @@ fn check_deb(path: &Path) -> Result<()> {
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Error::new(ErrorKind::Verification, format!("{} is damaged: {text}", path.display()))
         .hint("Download it again. Nothing was changed."))
-}
-
-/// `1.5 MB`: decimal units, one place below ten, as apt and libostree print sizes.
-pub fn human_size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["bytes", "kB", "MB", "GB"] {
-        if value < 1000.0 || unit == "GB" {
-            return match unit {
-                "bytes" => format!("{bytes} bytes"),
-                _ => format!("{value:.1} {unit}"),
-            };
-        }
-        value /= 1000.0;
-    }
-    unreachable!("the last unit always returns")
 }

@@ -11,7 +11,7 @@ use ostree::glib::{self, VariantDict};
 use super::Repo;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, EventSink, EventSinkExt, NullSink};
-use crate::operation::transaction::human_size;
+use crate::model::size::human_size;
 
 /// How often a running pull says how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
