@@ -74,6 +74,13 @@ pub struct Quirk {
     pub bug: Option<String>,
 }
 
+impl Quirk {
+    fn concerns(&self, package: &PackageId) -> bool {
+        glob::matches(&self.package, &package.name)
+            && self.version.as_ref().is_none_or(|pattern| glob::matches(pattern, &package.version))
+    }
+}
+
 /// All rules, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Quirks {
@@ -113,15 +120,11 @@ impl Quirks {
     /// are installed already. Errors with kind `Unsatisfiable` if one of them is refused.
     pub fn for_packages<'a>(&self, packages: impl IntoIterator<Item = &'a PackageId>) -> Result<Active> {
         let packages: Vec<&PackageId> = packages.into_iter().collect();
-        let concerns = |rule: &Quirk, p: &PackageId| {
-            glob::matches(&rule.package, &p.name)
-                && rule.version.as_ref().is_none_or(|pattern| glob::matches(pattern, &p.version))
-        };
         let mut rules = Vec::new();
         for rule in &self.rules {
             // A shim for everyone is also for programs that run outside any package's script.
             let everyone = rule.package == "*" && rule.version.is_none();
-            let first = packages.iter().find(|p| concerns(rule, p));
+            let first = packages.iter().find(|p| rule.concerns(p));
             if let (Action::Refuse { message }, Some(package)) = (&rule.action, first) {
                 return Err(Error::new(
                     ErrorKind::Unsatisfiable,
@@ -216,12 +219,16 @@ impl Active {
         skipped.map(|r| (r.package.as_str(), r.script.as_str(), r.reason.as_str()))
     }
 
-    /// The text for debconf-set-selections(1); empty if there is none.
-    pub fn preseed(&self) -> String {
+    /// The text for debconf-set-selections(1); empty if there is none. Only of rules for packages that come in this run:
+    /// those that are there have asked their questions.
+    pub fn preseed<'a>(&self, coming: impl IntoIterator<Item = &'a PackageId>) -> String {
+        let coming: Vec<&PackageId> = coming.into_iter().collect();
         let mut text = String::new();
         for rule in &self.rules {
             if let Action::Preseed { lines } = &rule.action {
-                lines.iter().for_each(|line| text.extend([line, "\n"]));
+                if coming.iter().any(|p| rule.concerns(p)) {
+                    lines.iter().for_each(|line| text.extend([line, "\n"]));
+                }
             }
         }
         text
@@ -541,8 +548,10 @@ mod tests {
 
     #[test]
     fn rules_follow_the_packages() {
-        assert!(active(&[("man-db", "1")]).unwrap().preseed().contains("man-db/auto-update boolean false\n"));
-        assert_eq!(active(&[("htop", "1")]).unwrap().preseed(), "");
+        let [man_db, htop] = ["man-db", "htop"].map(|name| PackageId::new(name, "1", "amd64"));
+        let both = active(&[("man-db", "1"), ("htop", "1")]).unwrap();
+        assert!(both.preseed([&man_db]).contains("man-db/auto-update boolean false\n"));
+        assert_eq!(both.preseed([&htop]), "", "what is installed already is asked nothing");
         let refused = active(&[("firefox", "1:1snap1-0ubuntu5")]).unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Unsatisfiable);
         assert!(refused.to_string().contains("firefox:amd64=1:1snap1-0ubuntu5"), "{refused}");
@@ -582,9 +591,9 @@ mod tests {
         )
         .unwrap();
         let quirks = Quirks::load(Some(directory.path())).unwrap();
-        let active =
-            quirks.for_packages(&[PackageId::new("x", "1", "all"), PackageId::new("man-db", "1", "all")]).unwrap();
-        assert_eq!(active.preseed(), "");
+        let packages = [PackageId::new("x", "1", "all"), PackageId::new("man-db", "1", "all")];
+        let active = quirks.for_packages(&packages).unwrap();
+        assert_eq!(active.preseed(&packages), "");
         assert_eq!(active.skipped_scripts().collect::<Vec<_>>(), [("x", "postinst", "it phones home")]);
         assert!(Quirks::load(Some(Path::new("/nonexistent"))).is_ok());
     }

@@ -28,9 +28,11 @@ impl Sysroot {
     /// Stages the commit when booted from this sysroot, deploys it at once otherwise. True when it was staged.
     pub fn deploy(&self, new: &NewDeployment<'_>, events: &dyn EventSink) -> Result<bool> {
         let merge = self.merge_deployment(new.stateroot);
-        let origin = keyfile(new.origin)?;
-        // A pin belongs to one deployment; inherited, every later one would stay for ever.
-        ostree::Deployment::origin_remove_transient_state(&origin);
+        // A pin belongs to one deployment; inherited, every later one would stay for ever. libostree's own function for that
+        // would take the chosen commit along.
+        let mut origin = new.origin.clone();
+        origin.pinned = false;
+        let origin = keyfile(&origin)?;
         let arguments = match &new.kernel_arguments {
             Some(arguments) => arguments.clone(),
             None => self.carried_arguments(new.stateroot, new.commit)?,
