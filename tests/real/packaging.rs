@@ -89,7 +89,7 @@ fn the_package_judges_boots() {
     let check = add_check(&world, "sleep 300");
     let drop_in = world.sysroot.deployment(0).join("etc/systemd/system/apt-ostree-boot-timeout.timer.d");
     fs::create_dir_all(&drop_in).expect("a writable /etc");
-    let soon = "[Timer]\nOnBootSec=\nOnActiveSec=4s\nAccuracySec=100ms\n";
+    let soon = "[Timer]\nOnActiveSec=\nOnActiveSec=4s\nAccuracySec=100ms\n";
     fs::write(drop_in.join("soon.conf"), soon).expect("a writable /etc");
     start(&world, "true").exits(124).says(&["Rebooting."]);
     let status = world.sysroot.ok(&["status"]);

@@ -28,6 +28,7 @@ pub(crate) mod uninstall;
 pub(crate) mod upgrade;
 pub(crate) mod usroverlay;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -246,9 +247,14 @@ impl App {
         Self { global, terminal, command_line }
     }
 
-    /// `--sysroot`, absolute.
+    /// `--sysroot`, absolute. Another name of the running system (`/sysroot`) is `/`: what belongs to the running system
+    /// alone is looked for below that.
     pub(crate) fn given_sysroot(&self) -> Result<Option<PathBuf>> {
-        Ok(self.global.sysroot.as_deref().map(std::path::absolute).transpose()?)
+        let Some(path) = self.global.sysroot.as_deref().map(std::path::absolute).transpose()? else { return Ok(None) };
+        let identity = |root: &Path| std::fs::metadata(root.join("ostree/repo")).ok().map(|m| (m.dev(), m.ino()));
+        let running = Path::new("/run/ostree-booted").exists()
+            && identity(&path).is_some_and(|repo| identity(Path::new("/")) == Some(repo));
+        Ok(Some(if running { "/".into() } else { path }))
     }
 
     /// The system root to work on: `--sysroot`, else `/` if it was booted via ostree.

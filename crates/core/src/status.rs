@@ -182,7 +182,7 @@ impl SysrootStatus {
             let mut status = deployment_status(&repo, &deployment)?;
             let live = LiveState::read(sysroot, &deployment)?;
             (status.live_replaced, status.live_inprogress) = (live.commit, live.in_progress);
-            let failed = verification::failed_boots(sysroot.path(), &status.osname);
+            let failed = verification::failed_boots(sysroot, &status.osname);
             status.boot_failed = failed.into_iter().find(|report| report.deployment == deployment.name());
             deployments.push(status);
         }

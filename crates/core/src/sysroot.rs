@@ -167,6 +167,15 @@ impl Sysroot {
         Some(Deployment { inner, booted })
     }
 
+    /// The /var of a stateroot: that of the running system where it is booted, as it may be a file system of its own.
+    pub fn var(&self, stateroot: &str) -> PathBuf {
+        let booted = self.deployments().iter().any(|d| d.booted && d.stateroot() == stateroot);
+        if booted && self.path == Path::new("/") {
+            return "/var".into();
+        }
+        self.path.join("ostree/deploy").join(stateroot).join("var")
+    }
+
     /// The directory of a deployment.
     pub fn directory(&self, deployment: &Deployment) -> PathBuf {
         self.path.join(self.inner.deployment_dirpath(&deployment.inner).as_str())

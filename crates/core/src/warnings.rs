@@ -141,7 +141,7 @@ fn package_database(sysroot: &Sysroot, stateroot: &str) -> Option<Warning> {
     if is_missing(&sysroot.directory(&first).join(layout::DPKG_ADMINDIR)) {
         return None;
     }
-    let link = sysroot.path().join("ostree/deploy").join(stateroot).join("var/lib/dpkg");
+    let link = sysroot.var(stateroot).join("lib/dpkg");
     let wanted = layout::relative_link("var/lib/dpkg", layout::DPKG_ADMINDIR);
     let advice = "systemd-tmpfiles --create puts it right; move away first what is in its place";
     match fs::read_link(&link) {

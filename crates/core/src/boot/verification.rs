@@ -19,6 +19,7 @@ use super::grubenv::{self, GrubEnv};
 use super::health::{self, CheckResult};
 use super::variables;
 use crate::error::{Context, Result};
+use crate::model::settings::Settings;
 use crate::operation::sources::settings;
 use crate::sysroot::{Deployment, Sysroot};
 
@@ -81,7 +82,8 @@ pub enum Next {
 
 /// Runs the checks of the system that runs from `sysroot`, and reports. `None`: turned off, or nothing of this sysroot runs.
 pub fn judge(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Next)>> {
-    if !settings(&root.join("etc"))?.verify_boots {
+    // A mistake in the settings says nothing about the deployment: the defaults hold, and `mark_good` tells of it.
+    if !settings(&root.join("etc")).unwrap_or_default().verify_boots {
         return Ok(None);
     }
     let Some(booted) = booted(sysroot) else { return Ok(None) };
@@ -89,32 +91,40 @@ pub fn judge(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Next)
     let mut report = new_report(sysroot, &booted);
     report.good = checks.iter().all(|c| c.passed || !c.required);
     report.checks = checks;
-    write_report(&root.join("var"), &report)?;
     let next = if report.good { Next::Go } else { after_failure(sysroot, &booted)? };
+    // The verdict counts, not its record: a /var that is full or read-only may be what is wrong.
+    let _ = write_report(&root.join("var"), &report);
     Ok(Some((report, next)))
 }
 
 /// The boot has taken too long: the same as a failed check, unless it was found good by now or a check has told already.
 pub fn overdue(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Next)>> {
-    if !settings(&root.join("etc"))?.verify_boots {
+    if !settings(&root.join("etc")).unwrap_or_default().verify_boots {
         return Ok(None);
     }
     let Some(booted) = booted(sysroot) else { return Ok(None) };
+    // Found good, and the loader could not be told: no reason to restart.
+    if judged_good_since_boot(root, &booted.name()) {
+        return Ok(None);
+    }
     let next = after_failure(sysroot, &booted)?;
     if next != Next::Restart {
         return Ok(None);
     }
     let mut report = new_report(sysroot, &booted);
     report.reason = Some("the start did not come to an end in time".into());
-    write_report(&root.join("var"), &report)?;
+    let _ = write_report(&root.join("var"), &report);
     Ok(Some((report, next)))
 }
 
 /// The start is complete: tells the loader, and notes which deployment it has given up. Lines for the log.
 pub fn mark_good(root: &Path, sysroot: &Sysroot) -> Result<Vec<String>> {
-    let settings = settings(&root.join("etc"))?;
     let Some(booted) = booted(sysroot) else { return Ok(Vec::new()) };
     let mut lines = Vec::new();
+    let settings = settings(&root.join("etc")).unwrap_or_else(|error| {
+        lines.push(format!("{error}; the defaults hold"));
+        Settings::default()
+    });
     let Some(env) = grubenv::read(sysroot.path())? else {
         return Ok(vec!["There is no GRUB environment block: the boot loader does not count tries".into()]);
     };
@@ -163,6 +173,25 @@ pub fn mark_good(root: &Path, sysroot: &Sysroot) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// Whether this boot of the deployment was judged, and found good.
+fn judged_good_since_boot(root: &Path, name: &str) -> bool {
+    let uptime = fs::read_to_string(root.join("proc/uptime")).ok();
+    let seconds = uptime.and_then(|text| text.split('.').next()?.parse::<u64>().ok());
+    let Some(booted_at) = seconds.and_then(|seconds| now().checked_sub(seconds)) else { return false };
+    read_reports(&root.join("var")).iter().any(|r| r.deployment == name && r.good && r.time >= booted_at)
+}
+
+/// The good deployment that the next one would push out: staging drops all but the running one, and while that is on trial
+/// the good one is what it falls back to. A pinned one stays.
+pub fn would_lose_good(sysroot: &Sysroot) -> Result<Option<String>> {
+    let (Some(booted), Some(env)) = (booted(sysroot), grubenv::read(sysroot.path())?) else { return Ok(None) };
+    let all = sysroot.deployments();
+    let names: Vec<String> = all.iter().map(Deployment::name).collect();
+    let good = env.get(variables::GOOD).filter(|_| on_trial(&env, &booted.name(), &names).is_ok());
+    let lost = |name: &&str| all.iter().any(|d| d.name() == *name && !d.is_pinned());
+    Ok(good.filter(lost).map(ToOwned::to_owned))
+}
+
 fn booted(sysroot: &Sysroot) -> Option<Deployment> {
     sysroot.deployments().into_iter().find(|d| d.booted)
 }
@@ -205,11 +234,15 @@ fn is_id(text: &str) -> bool {
     })
 }
 
+/// Seconds since the epoch.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
 fn empty_report(deployment: &str) -> BootReport {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     BootReport {
         deployment: deployment.to_owned(),
-        time: now.unwrap_or(Duration::ZERO).as_secs(),
+        time: now(),
         good: false,
         reason: None,
         state_digest: None,
@@ -273,8 +306,8 @@ fn prune_reports(var: &Path, deployments: &[Deployment]) -> Result<()> {
 }
 
 /// The deployments of a stateroot whose last boot failed, the newest report first. Some may be gone.
-pub fn failed_boots(sysroot: &Path, stateroot: &str) -> Vec<BootReport> {
-    let mut reports = read_reports(&sysroot.join("ostree/deploy").join(stateroot).join("var"));
+pub fn failed_boots(sysroot: &Sysroot, stateroot: &str) -> Vec<BootReport> {
+    let mut reports = read_reports(&sysroot.var(stateroot));
     reports.retain(|r| !r.good);
     reports
 }

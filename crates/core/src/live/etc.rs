@@ -55,13 +55,7 @@ pub fn merge(repo: &Repo, known: &[&str], target: &str, etc: &Path) -> Result<Et
         }
         if default.new.is_some() { writes.push((path, default)) } else { removals.push((path, current)) }
     }
-    for (path, default) in writes {
-        // The directory may be one that is kept away, or that could not be made.
-        let parent = etc.join(path).parent().is_some_and(Path::is_dir);
-        let done = parent && write(repo, target, etc, &aside, path, default.new.as_ref())?;
-        if done { &mut update.changed } else { &mut update.kept }.push(path.clone());
-    }
-    // What is in a directory goes before it.
+    // First: a directory may become a file. What is in a directory goes before it.
     for (path, current) in removals.into_iter().rev() {
         let full = etc.join(path);
         let removed = if current.is_some_and(|c| c.is_directory()) {
@@ -72,6 +66,12 @@ pub fn merge(repo: &Repo, known: &[&str], target: &str, etc: &Path) -> Result<Et
             true
         };
         if removed { &mut update.changed } else { &mut update.kept }.push(path.clone());
+    }
+    for (path, default) in writes {
+        // The directory may be one that is kept away, or that could not be made.
+        let parent = etc.join(path).parent().is_some_and(Path::is_dir);
+        let done = parent && write(repo, target, etc, &aside, path, default.new.as_ref())?;
+        if done { &mut update.changed } else { &mut update.kept }.push(path.clone());
     }
     crate::repo::remove_tree(&aside)?;
     Ok(update)

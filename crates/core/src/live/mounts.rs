@@ -101,18 +101,25 @@ pub fn live_commit(mounts: &[Mount]) -> Option<String> {
     top(mounts, Path::new(USR))?.source.strip_prefix(SOURCE).map(ToOwned::to_owned)
 }
 
+/// What covers `/usr` as an overlay that is neither ours nor libostree's, as merged systemd-sysext(8) images do.
+pub fn foreign_overlay(mounts: &[Mount]) -> Option<&str> {
+    let usr = top(mounts, Path::new(USR)).filter(|m| m.kind == "overlay" && !m.source.starts_with(SOURCE))?;
+    Some(&usr.source)
+}
+
 /// What is mounted below the tree that `/usr` shows, outer mounts before inner ones.
 fn below(mounts: &[Mount]) -> Vec<Mount> {
     let Some(usr) = top(mounts, Path::new(USR)) else { return Vec::new() };
     let mut found: Vec<Mount> = Vec::new();
     let mut parents = vec![usr.id];
     while let Some(parent) = parents.pop() {
-        for mount in mounts.iter().filter(|m| m.parent == parent) {
-            parents.push(mount.id);
-            // One that is covered by another at the same path is not seen.
-            if top(mounts, &mount.path) == Some(mount) {
-                found.push(mount.clone());
+        for mut shown in mounts.iter().filter(|m| m.parent == parent) {
+            // What covers it is mounted on it, at the same path. Below the covered tree there may be mounts at that path too.
+            while let Some(over) = mounts.iter().find(|m| m.parent == shown.id && m.path == shown.path) {
+                shown = over;
             }
+            parents.push(shown.id);
+            found.push(shown.clone());
         }
     }
     found.sort_by_key(|m| m.path.components().count());
@@ -267,6 +274,18 @@ mod tests {
         assert_eq!(paths, ["/usr/local", "/usr/local/a b"]);
         assert!(mounts[0].is_state_overlay() && !mounts[1].is_state_overlay());
         assert_eq!(mounts[0].directory("workdir").unwrap(), Path::new("/var/ostree/state-overlays/usr-local/work"));
+    }
+
+    #[test]
+    fn mounts_below_a_live_usr_are_those_that_it_shows() {
+        let switched = "30 21 0:50 / /usr ro - overlay apt-ostree-live:abc ro,lowerdir=/x:/y\n\
+                        31 30 0:51 / /usr/local rw - overlay overlay rw,lowerdir=/usr/local\n";
+        let mut mounts = parse(TABLE);
+        mounts.extend(parse(switched));
+        assert_eq!(below(&mounts).iter().map(|m| m.id).collect::<Vec<_>>(), [31]);
+        assert_eq!(foreign_overlay(&mounts), None);
+        mounts.extend(parse("40 30 0:60 / /usr ro - overlay sysext ro,lowerdir=/x:/y\n"));
+        assert_eq!(foreign_overlay(&mounts), Some("sysext"));
     }
 
     #[test]

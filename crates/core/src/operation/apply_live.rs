@@ -92,6 +92,10 @@ fn plan(transaction: &Transaction<'_>, how: &ApplyLive) -> Result<Move> {
         return Err(Error::usage(format!("apply-live is incompatible with unlock state: {}", booted.unlocked()))
             .hint("What was written to the unlocked /usr would be out of sight. Reboot first."));
     }
+    if let Some(source) = mounts::foreign_overlay(&mounts::of_the_system()?) {
+        return Err(Error::usage(format!("Something else is mounted over /usr: {source}"))
+            .hint("What it adds would be out of sight. Undo it first, for example with systemd-sysext unmerge."));
+    }
     let live = LiveState::read(sysroot, &booted)?;
     let commit = booted.checksum();
     let to = match &how.target {

@@ -51,8 +51,8 @@ struct Record {
     entry: Entry,
 }
 
-fn folder(sysroot: &Path, stateroot: &str) -> PathBuf {
-    sysroot.join("ostree/deploy").join(stateroot).join("var/lib/apt-ostree/history")
+fn folder(sysroot: &Sysroot, stateroot: &str) -> PathBuf {
+    sysroot.var(stateroot).join("lib/apt-ostree/history")
 }
 
 /// Remembers the deployment that boots next, if it is new, and the command that made it.
@@ -60,7 +60,7 @@ pub fn record(sysroot: &Path, stateroot: Option<&str>, command_line: &str) -> Re
     let sysroot = Sysroot::open(sysroot)?;
     let stateroot = sysroot.stateroot(stateroot)?;
     let deployment = sysroot.pending(&stateroot)?;
-    let folder = folder(sysroot.path(), &stateroot);
+    let folder = folder(&sysroot, &stateroot);
     fs::create_dir_all(&folder).context(|| format!("Creating {}", folder.display()))?;
     let metadata = fs::metadata(sysroot.directory(&deployment)).context(|| "Looking at the new deployment")?;
     if is_recorded(&folder, &deployment, metadata.ino()) {
@@ -117,9 +117,9 @@ fn drop_old(folder: &Path) -> Result<()> {
 
 /// The history of a stateroot, newest first. Needs no root; a user who may not read the journal sees no boots.
 pub fn read(sysroot: &Sysroot, stateroot: &str) -> Vec<Entry> {
-    let boots = boots(&sysroot.path().join("ostree/deploy").join(stateroot).join("var/log/journal"));
+    let boots = boots(&sysroot.var(stateroot).join("log/journal"));
     let mut list = Vec::new();
-    for path in files(&folder(sysroot.path(), stateroot)).iter().rev() {
+    for path in files(&folder(sysroot, stateroot)).iter().rev() {
         let record = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
         let Some(Record { device, inode, mut entry }) = record else {
             list.push(unreadable(path));
