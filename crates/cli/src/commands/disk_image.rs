@@ -11,6 +11,7 @@ use apt_ostree_core::{Context, Error};
 use clap::{Args, ValueEnum};
 
 use super::App;
+use super::init_sysroot::RemoteArgs;
 use crate::args::{Failure, usage};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -62,15 +63,8 @@ pub(crate) struct DiskImageArgs {
     /// Password of the user, as crypt(5) has it
     #[arg(long, value_name = "HASH")]
     password_hash: Option<String>,
-    /// Remote that the machine takes upgrades from
-    #[arg(long, value_name = "NAME=URL")]
-    remote: Option<String>,
-    /// Trust the OpenPGP keys of FILE for the remote
-    #[arg(long, value_name = "FILE")]
-    gpg_import: Vec<PathBuf>,
-    /// Do not verify signatures of the remote
-    #[arg(long)]
-    no_gpg_verify: bool,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// Stateroot of the machine
     #[arg(long, value_name = "STATEROOT", default_value = "debian")]
     stateroot: String,
@@ -106,16 +100,9 @@ impl DiskImageArgs {
             Some((_, Some(size))) => Some(size),
             Some((text, None)) => return usage(format!("--size expects a number with K, M, G or T, not '{text}'")),
         };
-        let remote = match self.remote.as_deref().map(|r| r.split_once('=')) {
-            None => None,
-            Some(Some((name, url))) if !name.is_empty() && !url.is_empty() => Some((name.to_owned(), url.to_owned())),
-            Some(_) => return usage("--remote expects NAME=URL"),
-        };
-        if remote.is_none() && (self.no_gpg_verify || !self.gpg_import.is_empty()) {
+        let remote = self.remote.name_and_url()?;
+        if remote.is_none() && self.remote.says_whom_to_trust() {
             return usage("--gpg-import and --no-gpg-verify need --remote");
-        }
-        if self.no_gpg_verify && !self.gpg_import.is_empty() {
-            return usage("Cannot specify both --gpg-import and --no-gpg-verify");
         }
         if self.user.is_none() && (!self.ssh_key.is_empty() || self.password_hash.is_some()) {
             return usage("--ssh-key and --password-hash need --user");
@@ -132,7 +119,6 @@ impl DiskImageArgs {
             Ok(text)
         };
         let keys = self.ssh_key.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let absolute = |path: &PathBuf| std::path::absolute(path);
         Ok(DiskImage {
             repo: std::path::absolute(repo)?,
             reference,
@@ -151,8 +137,8 @@ impl DiskImageArgs {
             hostname: self.hostname,
             user: self.user.map(|name| User { name, keys, password_hash: self.password_hash }),
             remote,
-            gpg_keys: self.gpg_import.iter().map(absolute).collect::<Result<_, _>>()?,
-            no_gpg_verify: self.no_gpg_verify,
+            gpg_keys: self.remote.keys()?,
+            no_gpg_verify: self.remote.no_gpg_verify,
             force: self.force,
         })
     }

@@ -137,9 +137,20 @@ pub fn host_sources(host: &Path, suite: &str) -> Result<Vec<Source>> {
     }
     for source in &mut all {
         source.map_keyrings(|path| below(host, path));
+        source.uris = source.uris.iter().map(|uri| first_mirror(host, uri)).collect();
     }
     let keyring = below(host, Path::new(vendor.keyring));
     sources::for_suite(vendor, codename, &all, suite, keyring.exists().then_some(keyring.as_path()))
+}
+
+/// `mirror+file:/PATH` as the first address in that file, which apt tries first (apt-transport-mirror(1)). Debian's cloud
+/// images have such sources, and the file is neither in a tree nor on the machines it comes to.
+fn first_mirror(host: &Path, uri: &str) -> String {
+    let Some(path) = uri.strip_prefix("mirror+file:") else { return uri.to_owned() };
+    let path = below(host, Path::new(&format!("/{}", path.trim_start_matches('/'))));
+    let list = fs::read_to_string(path).unwrap_or_default();
+    let first = list.lines().filter(|l| !l.starts_with('#')).find_map(|l| l.split_whitespace().next());
+    first.unwrap_or(uri).to_owned()
 }
 
 /// Distributions that only add to Debian keep its codename and archive; their ID_LIKE says so.

@@ -86,7 +86,8 @@ impl New<'_> {
 
     fn ext4(&self) -> Result<()> {
         let mut command = program("mkfs.ext4");
-        command.args(["-q", "-F", "-U", self.uuid, "-L", self.label, "-E"]);
+        // Twice as many inodes as usual: a deployment is many small files, and there are two and a repository.
+        command.args(["-q", "-F", "-i", "8192", "-U", self.uuid, "-L", self.label, "-E"]);
         command.arg(format!("hash_seed={},lazy_itable_init=1,lazy_journal_init=1", self.uuid));
         command.arg("-d").arg(self.content).arg(self.image);
         command.env("SOURCE_DATE_EPOCH", self.timestamp.to_string());

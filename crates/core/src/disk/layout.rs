@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -94,7 +95,9 @@ impl Layout {
 
     /// Makes the image file, sparse, with an empty file system in no partition.
     pub(crate) fn write(&self, image: &Path, commit: &str, root_type: &str) -> Result<()> {
-        let file = File::create(image).context(|| format!("Creating {}", image.display()))?;
+        // It has the passwords of the machine.
+        let create = || File::options().write(true).create(true).truncate(true).mode(0o600).open(image);
+        let file = create().context(|| format!("Creating {}", image.display()))?;
         file.set_len(self.disk).context(|| format!("Creating {}", image.display()))?;
         drop(file);
         let run = || -> Result<std::process::Output> {

@@ -55,11 +55,20 @@ pub fn valid_hostname(name: &str) -> bool {
 impl Settings<'_> {
     pub(crate) fn write(&self, sandbox: &dyn Sandbox, events: &dyn EventSink) -> Result<()> {
         let etc = self.tree.join("etc");
-        let text = format!(
+        // What the image's author mounts stays.
+        let mut text = std::fs::read_to_string(etc.join("fstab")).unwrap_or_default();
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        if text.lines().any(|l| !l.trim_start().starts_with('#') && l.split_whitespace().nth(1) == Some("/boot")) {
+            return Err(Error::usage("The image has an /etc/fstab that mounts /boot")
+                .hint("Take that line out of the image: the disk has a file system of its own for /boot."));
+        }
+        text.push_str(&format!(
             "# libostree mounts / and /var. /boot must be mounted, or no change of the deployments is possible.\n\
              UUID={} /boot ext4 defaults 0 2\n",
             self.boot_uuid
-        );
+        ));
         std::fs::write(etc.join("fstab"), text).context(|| "Writing fstab")?;
         if let Some(name) = self.hostname {
             std::fs::write(etc.join("hostname"), format!("{name}\n")).context(|| "Writing the host name")?;

@@ -4,6 +4,7 @@
 //! `OUT.partial`, the disk, renamed to OUT at the end. Both go in the end, whatever the end is; after a kill with the next run.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -141,8 +142,23 @@ fn lock(work: &Path) -> Result<File> {
         return Err(Error::new(ErrorKind::Busy, format!("Another process is at work in {}", work.display()))
             .hint("Wait for it to end, then try again. Nothing was changed."));
     }
-    for entry in std::fs::read_dir(work)? {
-        let path = entry?.path();
+    let ours = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        ["root", "boot", "disk.qcow2"].contains(&name.as_ref())
+            || name.starts_with("esp")
+            || [".img", ".mount"].iter().any(|end| name.ends_with(end))
+    };
+    let paths = std::fs::read_dir(work)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>()?;
+    if let Some(foreign) = paths.iter().find(|path| !ours(path)) {
+        return Err(Error::usage(format!(
+            "{} is in the way: {} is not from an earlier run",
+            work.display(),
+            foreign.display()
+        ))
+        .hint("Choose another OUT, or move it away. Nothing was changed."));
+    }
+    std::fs::set_permissions(work, std::fs::Permissions::from_mode(0o700))?;
+    for path in paths {
         if path.is_dir() { remove(&path)? } else { std::fs::remove_file(&path)? }
     }
     Ok(directory)
@@ -304,6 +320,7 @@ impl Making<'_> {
             done = converted;
         }
         File::open(&done)?.sync_all().context(|| format!("Flushing {}", done.display()))?;
+        std::fs::set_permissions(&done, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&done, &self.image.output)
             .context(|| format!("Renaming {} to {}", done.display(), self.image.output.display()))
     }
