@@ -411,6 +411,13 @@ impl<'a> Finder<'a, '_> {
     ) -> Result<()> {
         let name = full_name(&version.parent());
         if version.is_installed() {
+            if goals.remove.iter().any(|p| full_name(p) == name) {
+                return Err(Error::new(
+                    ErrorKind::Unsatisfiable,
+                    format!("{name} is requested, and removed by an override"),
+                )
+                .hint(format!("Undo one of the two: apt-ostree override reset {}", version.parent().name())));
+            }
             if let Some(request) = request {
                 goals.satisfied.push((request.clone(), id_of(&version)));
             }

@@ -135,13 +135,8 @@ impl Origin {
             groups.iter().find(|(g, _)| g == group)?.1.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
         };
         let list = |group: &str, key: &str| -> Vec<String> {
-            get(group, key)
-                .unwrap_or_default()
-                .split(';')
-                .map(str::trim)
-                .filter(|s| !s.is_empty())
-                .map(unescape)
-                .collect()
+            let items = split_list(get(group, key).unwrap_or_default());
+            items.iter().map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect()
         };
         let local = |group: &str, key: &str| -> Result<Vec<LocalPackage>> {
             list(group, key)
@@ -334,8 +329,27 @@ fn escape(text: &str) -> String {
     text.replace('\\', r"\\").replace(';', r"\;").replace('\n', r"\n")
 }
 
+/// The items of a list; the inverse of [`escape`] and [`terminated`].
+fn split_list(text: &str) -> Vec<String> {
+    let (mut items, mut item, mut chars) = (Vec::new(), String::new(), text.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some('n') => item.push('\n'),
+                Some(other) => item.push(other),
+                None => item.push('\\'),
+            },
+            ';' => items.push(std::mem::take(&mut item)),
+            other => item.push(other),
+        }
+    }
+    items.push(item);
+    items
+}
+
+/// A value that is no list: a `;` in it is one of its own.
 fn unescape(text: &str) -> String {
-    text.replace(r"\n", "\n").replace(r"\;", ";").replace(r"\\", "\\")
+    split_list(text).join(";")
 }
 
 #[cfg(test)]
@@ -389,6 +403,16 @@ mod tests {
         let mut origin = Origin::parse("[origin]\nbaserefspec=a:b\n\n[packages]\nrequested=htop;\n").unwrap();
         origin.requested.clear();
         assert_eq!(origin.to_string(), "[origin]\nrefspec=a:b\n");
+    }
+
+    #[test]
+    fn items_are_what_they_were() {
+        let mut origin = Origin::for_refspec("a:b");
+        origin.regenerate_initramfs = true;
+        origin.initramfs_args = vec!["--add=a;b".into(), r"back\slash\n".into(), "two\nlines".into()];
+        origin.initramfs_etc = vec!["/etc/x;y".into()];
+        origin.custom = Some(("https://example.org/;x".into(), r"a\;b".into()));
+        assert_eq!(Origin::parse(&origin.to_string()).unwrap(), origin);
     }
 
     #[test]

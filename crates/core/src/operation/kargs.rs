@@ -26,8 +26,9 @@ pub fn execute(transaction: &mut Transaction<'_>, change: &KargsChange) -> Resul
         let lines = if asks_for_change(change) { vec!["No changes.".into()] } else { Vec::new() };
         return Ok(Report { kargs: Some(after.join(" ")), lines, ..Report::default() });
     }
-    let origin = source.origin()?;
-    let commit = source.checksum();
+    // Only the arguments are those of another deployment: the tree and the requests stay.
+    let origin = pending.origin()?;
+    let commit = pending.checksum();
     let new = NewDeployment {
         stateroot: &transaction.stateroot,
         commit: &commit,

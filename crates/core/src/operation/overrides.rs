@@ -29,7 +29,9 @@ pub fn execute(transaction: &mut Transaction<'_>, change: &OverrideChange) -> Re
         clear(&mut origin);
     }
     for name in &change.reset {
-        reset(&mut origin, name)?;
+        // In the words that made the override, or in the ones that the origin has.
+        let key = find(&origin, &packages, name).map(|id| request_key(&packages, id)).ok();
+        reset(&mut origin, name).or_else(|e| key.map_or(Err(e), |key| reset(&mut origin, &key)))?;
     }
     transaction.change_requests(&mut origin, &change.packages)?;
     for name in &change.remove {
@@ -147,6 +149,14 @@ fn take_place(origin: &mut Origin, base: &[PackageId], key: &str) -> Result<()> 
     origin.override_replace_local.retain(|l| request_key(base, &l.id) != key);
     for entry in &mut origin.override_replace {
         entry.packages.retain(|p| p != key);
+    }
+    // A deployment has one kernel, whatever its package is called: the last override of one counts.
+    let name = |key: &str| key.split(':').next().unwrap_or(key).to_owned();
+    if plan::is_kernel(&name(key)) {
+        origin.override_replace_local.retain(|l| !plan::is_kernel(&l.id.name));
+        for entry in &mut origin.override_replace {
+            entry.packages.retain(|p| !plan::is_kernel(&name(p)));
+        }
     }
     origin.override_replace.retain(|entry| !entry.packages.is_empty());
     Ok(())

@@ -14,11 +14,6 @@ use crate::source::SourceConfig;
 /// `state` is the folder of libapt's own files (see [`SourceConfig::state`]).
 pub fn config(tree: &Path, machine_etc: Option<&Path>, state: &Path, offline: bool) -> Result<SourceConfig> {
     let config = describe(tree, machine_etc, &state.join("keyrings"), true)?;
-    if config.sources.is_empty() {
-        let etc = machine_etc.map_or_else(|| tree.join("usr/etc"), Path::to_owned);
-        return Err(Error::usage("The system has no apt sources to take packages from")
-            .hint(format!("Add them in {}", etc.join("apt/sources.list.d").display())));
-    }
     Ok(SourceConfig { state: state.to_owned(), offline, ..config })
 }
 

@@ -15,13 +15,12 @@ const RESERVE: u64 = 64 << 20;
 const BOOT_RESERVE: u64 = 1 << 20;
 
 /// Refuses a plan that cannot fit. `base_tree` tells how large kernel and initramfs are.
-pub fn check(sysroot: &Path, plan: &Plan, base_tree: &Path) -> Result<()> {
-    require(sysroot, plan.download_size + plan.installed_size + RESERVE, "the packages and the new deployment")?;
-    if plan.kernel_change || plan.initramfs {
-        let boot = sysroot.join("boot");
-        if boot.is_dir() {
-            require(&boot, kernel_size(base_tree) * 2, "the new kernel and its initramfs")?;
-        }
+pub fn check(sysroot: &Sysroot, stateroot: &str, plan: &Plan, base_tree: &Path) -> Result<()> {
+    require(sysroot.path(), plan.download_size + plan.installed_size + RESERVE, "the packages and the new deployment")?;
+    // Another kernel takes about as much as the base's. Too little is an error only where nothing could make room.
+    let boot = sysroot.path().join("boot");
+    if plan.kernel_change && boot.is_dir() && expendable(&sysroot.deployments(), stateroot).is_none() {
+        require(&boot, kernel_size(base_tree), "the new kernel and its initramfs")?;
     }
     Ok(())
 }

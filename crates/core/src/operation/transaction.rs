@@ -82,7 +82,7 @@ impl<'a> Transaction<'a> {
     /// From now on a deployment that failed to boot is an error, until something else comes out: an upgrade that nobody
     /// watches would bring it back again and again.
     pub fn refuse_failed_boots(&mut self) {
-        self.failed_boots = verification::failed_boots(self.sysroot.path(), &self.stateroot);
+        self.failed_boots = verification::failed_boots(&self.sysroot, &self.stateroot);
     }
 
     fn check_failed_boots(&self, commit: &str, digest: Option<&str>) -> Result<()> {
@@ -133,6 +133,9 @@ impl<'a> Transaction<'a> {
                     .hint("Use --idempotent to accept that."));
             }
             if origin.requested_local.iter().any(|l| l.id.name == request) {
+                if changes.idempotent {
+                    continue;
+                }
                 return Err(Error::usage(format!("Package '{request}' is already layered"))
                     .hint("It was installed from a local file."));
             }
@@ -188,14 +191,11 @@ impl<'a> Transaction<'a> {
     ) -> Result<Report> {
         let pending = self.pending()?;
         let pending_info = self.repo.info(&pending.checksum())?;
-        if !self.options.dry_run && !self.options.download_only {
-            super::space::make_room_in_boot(&self.sysroot, &self.stateroot, base_commit, self.ports.events)?;
-        }
         let mut report = Report::default();
         let (commit, plan) = if origin.is_layered() {
             let base = self.open_base(base_commit)?;
             let Planned { config, quirks, mut plan } = self.plan(origin, &base, fresh_indexes)?;
-            refuse_inactive(&plan, changes)?;
+            refuse_inactive(&plan, changes, &pending.origin()?)?;
             plan.check_kernels(&base.packages)?;
             let old = self.repo.packages(&pending.checksum()).unwrap_or_default();
             if pending_info.state_digest.as_deref() != Some(&plan.input_digest) {
@@ -216,6 +216,10 @@ impl<'a> Transaction<'a> {
             if unchanged {
                 (pending.checksum(), plan)
             } else {
+                // With a kernel or an initramfs of its own, what goes to /boot is known only when the tree is there.
+                if !self.options.download_only && !plan.kernel_change && !plan.initramfs {
+                    super::space::make_room_in_boot(&self.sysroot, &self.stateroot, base_commit, self.ports.events)?;
+                }
                 match self.build(&config, &quirks, &mut plan, &base, origin)? {
                     Some(commit) => (commit, plan),
                     None => {
@@ -248,12 +252,14 @@ impl<'a> Transaction<'a> {
         let old = self.repo.packages(&pending.checksum()).unwrap_or_default();
         let new = self.repo.packages(commit).unwrap_or_default();
         report.diff = PackageDiff::between(&old, &new);
-        if self.options.dry_run || (self.options.download_only && commit != pending.checksum()) {
+        if self.options.dry_run || self.options.download_only {
             report.changed = self.options.dry_run && (commit != pending.checksum() || !same_origin);
-            if self.options.download_only && !self.options.dry_run {
+            if !self.options.dry_run && commit != pending.checksum() {
                 report.lines.push("Update downloaded.".into());
             }
-            report.plan = Some(Box::new(Plan { diff: report.diff.clone(), ..plan }));
+            if self.options.dry_run || commit != pending.checksum() {
+                report.plan = Some(Box::new(Plan { diff: report.diff.clone(), ..plan }));
+            }
             return Ok(report);
         }
         if commit == pending.checksum() && same_origin {
@@ -266,6 +272,13 @@ impl<'a> Transaction<'a> {
             kernel_arguments: None,
             locked: self.options.lock_finalization,
         };
+        if let Some(good) = verification::would_lose_good(&self.sysroot)? {
+            return Err(Error::usage(format!(
+                "The running deployment is on trial, and another one would take the place of {good}, which it falls back to"
+            ))
+            .hint("Wait until apt-ostree-boot-good.service has found it good, or go back: apt-ostree rollback")
+            .hint("Or keep that one: ostree admin pin INDEX"));
+        }
         // A layered kernel or a regenerated initramfs is known only now.
         super::space::make_room_in_boot(&self.sysroot, &self.stateroot, commit, self.ports.events)?;
         report.staged = self.sysroot.deploy(&new, self.ports.events)?;
@@ -307,6 +320,7 @@ impl<'a> Transaction<'a> {
         let base = self.base_of(&self.pending()?)?;
         let base = self.open_base(&base.checksum)?;
         let config = self.source_config(&base)?;
+        self.require_sources(&config)?;
         let Ports { packages, events, .. } = &mut self.ports;
         packages.refresh(&config, *events).context(|| "Refreshing package indexes")
     }
@@ -366,11 +380,28 @@ impl<'a> Transaction<'a> {
         )
     }
 
+    fn require_sources(&self, config: &SourceConfig) -> Result<()> {
+        if !config.sources.is_empty() {
+            return Ok(());
+        }
+        let etc = self.machine_etc().unwrap_or_else(|| "/etc".into());
+        Err(Error::usage("The system has no apt sources to take packages from")
+            .hint(format!("Add them in {}", etc.join("apt/sources.list.d").display())))
+    }
+
     fn plan(&mut self, origin: &Origin, base: &Base, fresh_indexes: bool) -> Result<Planned> {
         let config = self.source_config(base)?;
         let settings = self.settings()?;
+        // Removals and an initramfs need neither an archive nor the network.
+        let from_archives = !origin.requested.is_empty()
+            || !origin.requested_local.is_empty()
+            || !origin.override_replace.is_empty()
+            || !origin.override_replace_local.is_empty();
+        if from_archives {
+            self.require_sources(&config)?;
+        }
         let Ports { packages, events, .. } = &mut self.ports;
-        if !config.offline && (fresh_indexes || !packages.has_indexes(&config)?) {
+        if from_archives && !config.offline && (fresh_indexes || !packages.has_indexes(&config)?) {
             packages.refresh(&config, *events).context(|| "Refreshing package indexes")?;
         }
         let mut task = SolveTask { base_upgrades: settings.base_upgrades, ..SolveTask::default() };
@@ -400,6 +431,13 @@ impl<'a> Transaction<'a> {
         if let Some(regenerate) = &regenerate {
             policy.extend(regenerate.policy()?);
         }
+        // The commit names the requests that are active, so they are among its inputs.
+        for request in &task.install {
+            let text = request.to_string();
+            if origin.requested.contains(&text) && !solution.satisfied.iter().any(|(met, _)| met == request) {
+                policy.push(format!("request {text}"));
+            }
+        }
         let overrides = prepared.settle(&solution.idle);
         let mut plan = Plan::new(&tree, solution, overrides, &policy);
         plan.initramfs = regenerate.is_some();
@@ -417,7 +455,7 @@ impl<'a> Transaction<'a> {
     ) -> Result<Option<String>> {
         // What a transaction that was killed, or a failed script, left there. First, as it may be what fills the disk.
         crate::repo::remove_tree(&self.repo.extension("tmp")?)?;
-        super::space::check(self.sysroot.path(), plan, &base.tree)?;
+        super::space::check(&self.sysroot, &self.stateroot, plan, &base.tree)?;
         let mut solution = crate::source::Solution { install: std::mem::take(&mut plan.install), ..Default::default() };
         let events = self.ports.events;
         if solution.install.iter().any(|p| p.download > 0) {
@@ -452,12 +490,16 @@ impl<'a> Transaction<'a> {
 }
 
 /// A request that the base meets already is an error unless `--allow-inactive` says otherwise.
-fn refuse_inactive(plan: &Plan, changes: &PackageChanges) -> Result<()> {
+fn refuse_inactive(plan: &Plan, changes: &PackageChanges, before: &Origin) -> Result<()> {
     if changes.allow_inactive {
         return Ok(());
     }
     for text in &changes.install {
         let request = PackageRequest::parse(text)?.to_string();
+        // Asked for again, with --idempotent: it was accepted before.
+        if before.requested.contains(&request) {
+            continue;
+        }
         if let Some((_, id)) = plan.inactive.iter().find(|(r, _)| *r == request) {
             return Err(Error::usage(format!(
                 "\"{request}\" is already provided by: {}. Use --allow-inactive to explicitly require it.",

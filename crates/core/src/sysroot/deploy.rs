@@ -33,6 +33,8 @@ impl Sysroot {
         let mut origin = new.origin.clone();
         origin.pinned = false;
         let origin = keyfile(&origin)?;
+        // So does a hotfix; the key is libostree's, and need not be there.
+        let _ = origin.remove_key("origin", "unlocked");
         let arguments = match &new.kernel_arguments {
             Some(arguments) => arguments.clone(),
             None => self.carried_arguments(new.stateroot, new.commit)?,
