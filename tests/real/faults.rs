@@ -13,7 +13,7 @@ use crate::booted::Story;
 use crate::world::{Dice, small};
 
 /// How many times everything is killed. `APT_OSTREE_FAULTS` asks for more.
-const ROUNDS: u32 = 20;
+const ROUNDS: u32 = 12;
 
 /// Drops the rollback, then goes from without the layer to with it, or back. Ends with the shutdown's finalization.
 const CHANGE: &str = r#"

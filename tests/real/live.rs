@@ -88,6 +88,7 @@ fn changes_and_removals_are_allowed_by_option_and_undone() {
     let text = format!(
         r#"
         echo mine >> /etc/kit-service.conf
+        echo own > /opt/own; mkdir -p /usr/local/bin; echo own > /usr/local/bin/own
         apt-ostree upgrade
         refused apt-ostree apply-live
         refused apt-ostree apply-live --target nothing --allow-replacement
@@ -101,6 +102,7 @@ fn changes_and_removals_are_allowed_by_option_and_undone() {
         echo "--- back"
         apt-ostree apply-live --reset
         same "$(kit-base)" 1.0
+        same "$(cat /opt/own /usr/local/bin/own)" "$(printf 'own\nown')"; echo more > /opt/more
         test ! -e /usr/share/kit/new; test -e /usr/share/kit/dropped
         cat /etc/kit-daemon.conf; cat /etc/kit-service.conf
         apt-ostree status
@@ -108,6 +110,7 @@ fn changes_and_removals_are_allowed_by_option_and_undone() {
         apt-ostree apply-live --allow-replacement
         unwatch
         same "$(kit-base)" 2.0
+        same "$(cat /opt/own /opt/more /usr/local/bin/own)" "$(printf 'own\nmore\nown')"
         systemctl is-active kit-service.service
         ostree admin status >/dev/null; apt-ostree status --json >/dev/null
         "#

@@ -192,7 +192,9 @@ fn mutating_commands_need_root() {
     let dir = tempfile::tempdir().unwrap();
     // The directory and the binary must be reachable for the other user.
     let binary = dir.path().join("apt-ostree");
-    std::fs::copy(env!("CARGO_BIN_EXE_apt-ostree"), &binary).unwrap();
+    // By a process of its own: what another test starts just then would inherit the open file, and keep it from being run.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_apt-ostree")).arg(&binary).status().unwrap();
+    assert!(copied.success());
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let treefile = dir.path().join("t.yaml");
     std::fs::write(&treefile, "{}").unwrap();

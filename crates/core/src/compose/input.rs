@@ -258,6 +258,19 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_mirrors_is_its_first_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = "# mirrors\n\nhttp://first.example.org/debian\tpriority:1\nhttp://second.example.org/debian\n";
+        write(dir.path(), &[("etc/apt/mirrors/debian.list", list)]);
+        let first = |uri: &str| first_mirror(dir.path(), uri);
+        assert_eq!(first("mirror+file:///etc/apt/mirrors/debian.list"), "http://first.example.org/debian");
+        assert_eq!(first("mirror+file:/etc/apt/mirrors/debian.list"), "http://first.example.org/debian");
+        for other in ["mirror+file:/etc/apt/mirrors/none.list", "http://example.org/debian"] {
+            assert_eq!(first(other), other);
+        }
+    }
+
+    #[test]
     fn loads_from_disk_and_digests_what_matters() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
