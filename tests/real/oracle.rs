@@ -61,10 +61,6 @@ const DIFFERENCES: &[(&str, &str)] = &[
         "the file index is made again by its timer; the tag only tells backup programs to pass it over",
     ),
     ("var/log/*: only with apt-get (file)", "logs of the run; apt-ostree keeps its own"),
-    (
-        "debconf answer linux-base/removing-running-kernel: *",
-        "a quirk of apt-ostree (20-answers.yaml) answers it before packages are removed, as nobody can be asked",
-    ),
 ];
 
 /// One of each kind: a web server, a daemon with a user of its own, a set-gid program with its group, alternatives, a

@@ -72,6 +72,7 @@ fn no_power_cut_leaves_a_machine_that_does_not_start() {
             outcome.text(),
             vm.console()
         );
+        println!("cut {number} ({phase}, {after:?}): what was before it held");
     }
     vm.boot(&format!("{helpers}\nostree fsck --repo=/ostree/repo || fail fsck\n{change} || fail change")).exits(0);
     wipe(&world.dir);

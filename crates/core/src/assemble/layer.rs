@@ -154,7 +154,7 @@ impl Tree {
             spec: self.spec(),
             native_arch: input.native_arch,
             conffiles: Conffiles::KeepOld,
-            preseed: self.quirks.preseed(input.plan.install.iter().map(|p| &p.id)),
+            preseed: self.quirks.preseed(input.plan.install.iter().map(|p| &p.id).chain(&input.plan.remove)),
             options: Vec::new(),
         };
         let remove: Vec<String> = input.plan.remove.iter().map(|id| id.dpkg_name(input.native_arch)).collect();

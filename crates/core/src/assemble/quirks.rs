@@ -219,14 +219,14 @@ impl Active {
         skipped.map(|r| (r.package.as_str(), r.script.as_str(), r.reason.as_str()))
     }
 
-    /// The text for debconf-set-selections(1); empty if there is none. Only of rules for packages that come in this run:
-    /// those that are there have asked their questions.
-    pub fn preseed<'a>(&self, coming: impl IntoIterator<Item = &'a PackageId>) -> String {
-        let coming: Vec<&PackageId> = coming.into_iter().collect();
+    /// The text for debconf-set-selections(1); empty if there is none. Only of rules for packages that come or go in this
+    /// run: those that stay have asked their questions.
+    pub fn preseed<'a>(&self, changing: impl IntoIterator<Item = &'a PackageId>) -> String {
+        let changing: Vec<&PackageId> = changing.into_iter().collect();
         let mut text = String::new();
         for rule in &self.rules {
             if let Action::Preseed { lines } = &rule.action {
-                if coming.iter().any(|p| rule.concerns(p)) {
+                if changing.iter().any(|p| rule.concerns(p)) {
                     lines.iter().for_each(|line| text.extend([line, "\n"]));
                 }
             }
