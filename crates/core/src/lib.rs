@@ -19,6 +19,7 @@ pub mod plan;
 pub mod query;
 pub mod repo;
 pub mod sandbox;
+pub mod settings;
 pub mod source;
 pub mod status;
 pub mod sysroot;

@@ -193,6 +193,7 @@ impl<'a> Transaction<'a> {
         let pending_info = self.repo.info(&pending.checksum())?;
         let mut report = Report::default();
         let (commit, plan) = if origin.is_layered() {
+            self.refuse_locked()?;
             let base = self.open_base(base_commit)?;
             let Planned { config, quirks, mut plan } = self.plan(origin, &base, fresh_indexes)?;
             refuse_inactive(&plan, changes, &pending.origin()?)?;
@@ -365,9 +366,19 @@ impl<'a> Transaction<'a> {
             .then(|| Regenerate { args: origin.initramfs_args.clone(), machine_etc: self.machine_etc() })
     }
 
-    /// `/etc/apt-ostreed.conf` of the machine; defaults where there is none.
+    /// Those of the machine; defaults where there is none yet.
     fn settings(&self) -> Result<Settings> {
-        self.machine_etc().map_or_else(|| Ok(Settings::default()), |etc| super::sources::settings(&etc))
+        self.machine_etc().map_or_else(|| Ok(Settings::default()), |etc| crate::settings::read(&etc))
+    }
+
+    /// `LockLayering`: a machine that is to have images as they are, and nothing assembled on it.
+    fn refuse_locked(&self) -> Result<()> {
+        if !self.settings()?.lock_layering {
+            return Ok(());
+        }
+        Err(Error::usage("Layering is locked on this machine: the new deployment would not be the image as it is")
+            .hint("LockLayering in [Daemon] of /etc/apt-ostreed.conf or /etc/rpm-ostreed.conf says so.")
+            .hint("Drop what is layered, overridden or made again: apt-ostree reset"))
     }
 
     /// libapt's view of a base: its dpkg status, the machine's sources.
