@@ -14,10 +14,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, CommandFactory, Parser};
 
 use crate::commands::{App, Command};
+use crate::start::{self, NAME};
 use crate::terminal::Terminal;
-
-/// The name of the program in texts, whatever argv[0] says.
-const NAME: &str = "apt-ostree";
 
 const GLOBAL: &str = "Global Options";
 
@@ -67,7 +65,8 @@ pub(crate) fn run(argv: Vec<OsString>) -> ExitCode {
             }
         }
     }
-    let command_line = std::iter::once(NAME).chain(words.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
+    let command_line =
+        std::iter::once(start::name()).chain(words.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
     let words = command_first(words);
     let named = words.first().is_some_and(|w| !w.starts_with('-'));
     if !named && words.iter().any(|w| w == "-h" || w == "--help") {
@@ -180,14 +179,15 @@ fn refuse(terminal: &Terminal, words: &[String], e: &clap::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What clap found similar, the nearest first, without the commands that are not for people.
+/// What clap found similar, the nearest first, without the commands that are hidden.
 fn near_commands(e: &clap::Error) -> Vec<String> {
     let mut near: Vec<String> = match e.get(ContextKind::SuggestedSubcommand) {
         Some(ContextValue::String(one)) => vec![one.clone()],
         Some(ContextValue::Strings(many)) => many.clone(),
         _ => Vec::new(),
     };
-    near.retain(|name| !["internals", "worker"].contains(&name.as_str()));
+    let command = Cli::command();
+    near.retain(|name| command.find_subcommand(name).is_none_or(|sub| !sub.is_hide_set()));
     near.reverse();
     near
 }
@@ -222,13 +222,18 @@ fn help_of(words: &[String]) -> String {
     if found.get_name() == NAME {
         return top_help();
     }
-    found.clone().render_help().to_string()
+    as_called(&found.clone().render_help().to_string())
+}
+
+/// The definitions say `apt-ostree`; help says what was called.
+fn as_called(help: &str) -> String {
+    help.replace(&format!("Usage: {NAME} "), &format!("Usage: {} ", start::name()))
 }
 
 fn top_help() -> String {
     let mut command = Cli::command();
     command.build();
-    let mut text = format!("Usage:\n  {NAME} [OPTION…] COMMAND\n\nBuiltin Commands:\n");
+    let mut text = format!("Usage:\n  {} [OPTION…] COMMAND\n\nBuiltin Commands:\n", start::name());
     let mut commands: Vec<_> = command.get_subcommands().filter(|c| !c.is_hide_set()).collect();
     commands.sort_by_key(|c| c.get_name());
     for sub in commands {
@@ -248,11 +253,22 @@ fn top_help() -> String {
     text
 }
 
-/// YAML, in the shape of `rpm-ostree --version`: tools read the list of features.
+/// YAML, in the shape of `rpm-ostree --version`: tools read the number and the list of features. Called as `rpm-ostree` the
+/// number is that of the release whose contract is kept, and what really runs stands in a key of its own.
 fn version() -> String {
-    let mut text = format!("{NAME}:\n Version: '{}'\n", env!("CARGO_PKG_VERSION"));
-    if let Some(commit) = option_env!("APT_OSTREE_GIT_COMMIT") {
-        let _ = writeln!(text, " Git: {commit}");
+    let own = env!("CARGO_PKG_VERSION");
+    let mut text = if start::compatible() {
+        format!("{}:\n Version: '{}'\n Implementation: '{NAME} {own}'\n", start::name(), start::COMPATIBLE_VERSION)
+    } else {
+        format!("{NAME}:\n Version: '{own}'\n")
+    };
+    match option_env!("APT_OSTREE_GIT_COMMIT") {
+        Some(commit) => {
+            let _ = writeln!(text, " Git: {commit}");
+        }
+        // rpm-ostree always has the key.
+        None if start::compatible() => text += " Git: ''\n",
+        None => {}
     }
     text += " Features:\n  - rust\n  - compose\n";
     text

@@ -6,6 +6,7 @@ pub(crate) mod compose;
 pub(crate) mod db;
 pub(crate) mod deploy;
 pub(crate) mod disk_image;
+pub(crate) mod ex;
 pub(crate) mod finalize_deployment;
 pub(crate) mod health;
 pub(crate) mod history;
@@ -20,6 +21,7 @@ pub(crate) mod list;
 pub(crate) mod overrides;
 pub(crate) mod rebase;
 pub(crate) mod refresh_md;
+pub(crate) mod refused;
 pub(crate) mod reset;
 pub(crate) mod rollback;
 pub(crate) mod search;
@@ -41,6 +43,7 @@ use clap::{Args, Subcommand};
 
 use crate::args::{Failure, Global, not_available};
 use crate::render;
+use crate::start;
 use crate::terminal::Terminal;
 use crate::worker;
 use crate::worker_main;
@@ -99,7 +102,7 @@ pub(crate) enum Command {
     History(history::HistoryArgs),
     /// Names of commands in rpm-ostree
     #[command(hide = true)]
-    Ex(history::ExArgs),
+    Ex(ex::ExArgs),
     /// Commands to query the package database
     #[command(alias = "rpm")]
     Db(db::DbArgs),
@@ -114,6 +117,8 @@ pub(crate) enum Command {
     /// The other end of a transaction
     #[command(hide = true)]
     Worker,
+    #[command(flatten)]
+    Refused(refused::Refused),
 }
 
 impl Command {
@@ -140,13 +145,14 @@ impl Command {
             Self::Info(args) => info::run(app, &args),
             Self::List(args) => list::run(app, &args),
             Self::History(args) => history::run(app, &args),
-            Self::Ex(args) => history::run_ex(app, &args),
+            Self::Ex(args) => ex::run(app, args),
             Self::Db(args) => db::run(app, &args),
             Self::Compose(args) => compose::run(app, args),
             Self::Health(args) => health::run(app, &args),
             Self::InitSysroot(args) => init_sysroot::run(app, args),
             Self::Internals(args) => internals::run(app, &args),
             Self::Worker => Ok(worker_main::main()),
+            Self::Refused(command) => command.refuse(),
         }
     }
 }
@@ -192,23 +198,34 @@ pub(crate) struct PackageArgs {
     pub(crate) uninstall: Vec<String>,
 }
 
-/// Options of rpm-ostree's containers and old trees that mean nothing here yet.
+/// Where the packages of this transaction come from. rpm-ostree knows these in container builds, where nothing has to hold for a
+/// later transaction; here every deployment is made from its requests again, so what they say has to be in the requests.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct RepoArgs {
     #[arg(long, value_name = "ID", hide = true)]
     enablerepo: Vec<String>,
     #[arg(long, value_name = "ID", hide = true)]
     disablerepo: Vec<String>,
-    #[arg(long, value_name = "VER", hide = true)]
+    /// Take the packages that are named without a version or suite from this suite, as NAME/SUITE does
+    #[arg(long, value_name = "SUITE")]
     releasever: Option<String>,
 }
 
 impl RepoArgs {
-    pub(crate) fn check(&self) -> Result<()> {
-        let why = "the apt sources of the system are used as they are; change them in /etc/apt";
+    /// Refuses what cannot be kept, and gives the names to install their suite.
+    pub(crate) fn apply(&self, packages: &mut [String]) -> Result<()> {
+        let why = "sources count for every later deployment as well; write `Enabled: yes` or `no` into their file in \
+                   /etc/apt/sources.list.d, or ask for NAME/SUITE";
         not_available(!self.enablerepo.is_empty(), "--enablerepo", why)?;
         not_available(!self.disablerepo.is_empty(), "--disablerepo", why)?;
-        not_available(self.releasever.is_some(), "--releasever", "ask for one package with NAME/SUITE instead")
+        let Some(suite) = &self.releasever else { return Ok(()) };
+        if suite.is_empty() || suite.contains('/') {
+            return Err(Error::usage(format!("--releasever expects a suite or codename, not '{suite}'")));
+        }
+        for name in packages.iter_mut().filter(|name| !name.contains(['/', '=']) && !name.ends_with(".deb")) {
+            *name += &format!("/{suite}");
+        }
+        Ok(())
     }
 }
 
@@ -228,7 +245,7 @@ pub(crate) struct Transaction {
     /// Does not make a deployment: no word of a reboot.
     pub(crate) no_deployment: bool,
     /// A line between the difference and the word of a reboot.
-    pub(crate) after_diff: Option<&'static str>,
+    pub(crate) after_diff: Option<String>,
     /// Goes on with `apply-live`: no word of a reboot either.
     pub(crate) apply_live: bool,
 }
@@ -269,7 +286,8 @@ impl App {
         let container = container.map_or_else(String::new, |c| format!("; found container={c} environment variable"));
         Err(Error::failed(format!(
             "This system was not booted via libostree{container}.\n\
-             Currently, most apt-ostree commands only work on ostree-based host systems."
+             Currently, most {} commands only work on ostree-based host systems.",
+            start::name()
         ))
         .hint("--sysroot=DIR works on a system in a directory."))
     }
@@ -372,7 +390,7 @@ impl App {
                 return;
             }
             say(&report.diff.block());
-            if let Some(line) = how.after_diff {
+            if let Some(line) = &how.after_diff {
                 say(&format!("{line}\n"));
             }
             say(&if sysroot == Path::new("/") {
@@ -449,6 +467,16 @@ pub(crate) fn package_changes(args: PackageArgs) -> Result<PackageChanges> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releasever_becomes_part_of_the_requests() {
+        let repos = RepoArgs { releasever: Some("trixie-backports".into()), ..RepoArgs::default() };
+        let mut names: Vec<String> = ["vim", "git:amd64", "htop=1", "a/sid", "b.deb"].map(str::to_owned).to_vec();
+        repos.apply(&mut names).unwrap();
+        assert_eq!(names, ["vim/trixie-backports", "git:amd64/trixie-backports", "htop=1", "a/sid", "b.deb"]);
+        let bad = RepoArgs { releasever: Some("a/b".into()), ..RepoArgs::default() };
+        assert!(bad.apply(&mut names).is_err());
+    }
 
     #[test]
     fn packages_are_sorted_into_names_and_files() {

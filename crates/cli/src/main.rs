@@ -5,7 +5,10 @@
 
 mod args;
 mod commands;
+#[cfg(test)]
+mod contract;
 mod render;
+mod start;
 mod terminal;
 mod worker;
 mod worker_main;
@@ -13,5 +16,8 @@ mod worker_main;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    args::run(std::env::args_os().collect())
+    let argv: Vec<_> = std::env::args_os().collect();
+    start::ensure_search_path(&argv);
+    start::take_name(&argv);
+    args::run(argv)
 }

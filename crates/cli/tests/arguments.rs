@@ -110,7 +110,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
     for args in [
         "install --enablerepo=a x",
         "install --force-replacefiles x",
-        "uninstall --releasever=13 x",
+        "uninstall --disablerepo=* x",
         "deploy --register-driver=z x",
         "status -a",
         "db list -a x",
@@ -123,6 +123,69 @@ fn what_is_not_there_yet_is_refused_by_name() {
     refused("kargs --append=ostree=/x", "error: The argument 'ostree=/x' is managed by OSTree and cannot be changed");
     for args in ["rebase ostree-unverified-registry:quay.io/x", "install https://example.org/a.deb"] {
         assert!(err(&words(args)).starts_with("error: "), "{args}");
+    }
+}
+
+#[test]
+fn commands_that_are_not_here_are_refused_with_the_reason() {
+    for args in [
+        "countme",
+        "cliwrap install-to-root /",
+        "scriptlet-intercept useradd -- -r x",
+        "kernel-install add 6.12 /boot/vmlinuz",
+        "fix-shadow-perms",
+        "shlib-backend",
+        "testutils inject-pkglist --repo=x",
+        "module enable a:b",
+        "rebuild",
+        "ex rebuild",
+        "ex deploy-from-self /target --reboot",
+        "ex module list",
+        "container-encapsulate --repo=x ref oci:y",
+        "experimental compose rootfs a b",
+        "compose install --unified-core x.yaml dir",
+        "compose postprocess root",
+        "compose commit --repo=r x.yaml root",
+        "compose extensions --output-dir=o x.yaml e.yaml",
+        "compose image --format=oci x.yaml out",
+        "compose rootfs x.yaml dir",
+        "compose build-chunked-oci --bootc --rootfs=x",
+        "compose container-encapsulate --repo=r ref oci:y",
+    ] {
+        let output = words(args);
+        assert_eq!((output.status.code(), out(&output).as_str()), (Some(1), ""), "{args}");
+        let said = err(&output);
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines.len() == 2 && lines[1].starts_with("hint: "), "{args}: {said}");
+        let name: String =
+            lines[0].strip_prefix("error: ").unwrap().split(" is not available: ").next().unwrap().into();
+        assert!(args.starts_with(&name), "{args}: {said}");
+    }
+    // Nothing of it is in the help.
+    assert!(!out(&words("--help")).contains("countme") && !out(&words("compose --help")).contains("extensions"));
+}
+
+#[test]
+fn old_names_of_commands() {
+    for (old, new) in [
+        ("ex apply-live", "apply-live"),
+        ("ex livefs", "apply-live"),
+        ("ex initramfs-etc", "initramfs-etc"),
+        ("ex history", "history"),
+        ("update", "upgrade"),
+        ("pkg-add", "install"),
+        ("pkg-remove", "uninstall"),
+        ("remove", "uninstall"),
+        ("makecache", "refresh-md"),
+        ("unlock", "usroverlay"),
+        ("rpm diff", "db diff"),
+    ] {
+        let options = |command: &str| {
+            let help = out(&words(&format!("{command} --help")));
+            let at = help.find("\nOptions:").expect("a list of options");
+            help[at..].to_owned()
+        };
+        assert_eq!(options(old), options(new), "{old}");
     }
 }
 

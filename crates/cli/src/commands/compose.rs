@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 
 use super::App;
 use super::disk_image::{self, DiskImageArgs};
+use super::refused::RefusedCompose;
 use crate::args::{Failure, not_available, usage};
 
 #[derive(Debug, Args)]
@@ -24,6 +25,8 @@ enum Compose {
     Tree(Box<TreeArgs>),
     /// Make a disk image of a commit that a machine starts from
     DiskImage(Box<DiskImageArgs>),
+    #[command(flatten)]
+    Refused(RefusedCompose),
 }
 
 /// dpkg(1) of this machine knows what it is.
@@ -215,6 +218,7 @@ pub(crate) fn run(app: &App, args: ComposeArgs) -> Result<ExitCode, Failure> {
     let args = match args.command {
         Compose::Tree(args) => args,
         Compose::DiskImage(args) => return disk_image::run(app, *args),
+        Compose::Refused(command) => return command.refuse(),
     };
     let (mut compose, options) = args.options()?;
     app.require_root()?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use apt_ostree_core::model::time::iso8601;
 use apt_ostree_core::operation::history::{self, Entry};
 use apt_ostree_core::sysroot::Sysroot;
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use super::{App, StaterootArg, status};
 use crate::args::Failure;
@@ -26,25 +26,6 @@ pub(crate) struct HistoryArgs {
     /// Output all entries
     #[arg(long)]
     all: bool,
-}
-
-/// rpm-ostree's group of experimental commands; here they are commands like the others.
-#[derive(Debug, Args)]
-pub(crate) struct ExArgs {
-    #[command(subcommand)]
-    command: Ex,
-}
-
-#[derive(Debug, Subcommand)]
-enum Ex {
-    /// Inspect history of the system
-    History(HistoryArgs),
-}
-
-pub(crate) fn run_ex(app: &App, args: &ExArgs) -> Result<ExitCode, Failure> {
-    match &args.command {
-        Ex::History(history) => run(app, history),
-    }
 }
 
 pub(crate) fn run(app: &App, args: &HistoryArgs) -> Result<ExitCode, Failure> {

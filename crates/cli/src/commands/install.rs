@@ -73,12 +73,12 @@ impl ChangeArgs {
     }
 }
 
-pub(crate) fn run(app: &App, args: InstallArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(app: &App, mut args: InstallArgs) -> Result<ExitCode, Failure> {
     if args.packages.is_empty() {
         return usage("At least one PACKAGE must be specified");
     }
     not_available(args.force_replacefiles, "--force-replacefiles", "files of other packages are never replaced")?;
-    args.change.repos.check()?;
+    args.change.repos.apply(&mut args.packages)?;
     let mut changes = PackageChanges {
         uninstall: args.uninstall,
         idempotent: args.change.idempotent,

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 
 use super::App;
 use crate::args::{Cli, Failure};
+use crate::start;
 
 #[derive(Debug, Args)]
 pub(crate) struct InternalsArgs {
@@ -33,7 +34,7 @@ pub(crate) fn run(app: &App, args: &InternalsArgs) -> Result<ExitCode, Failure> 
         }
         Internal::Completions { shell } => {
             let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "apt-ostree", &mut text);
+            clap_complete::generate(*shell, &mut Cli::command(), start::name(), &mut text);
             app.terminal.print(&String::from_utf8_lossy(&text));
         }
     }

@@ -11,6 +11,7 @@ use super::{
     transaction_options,
 };
 use crate::args::{Failure, not_available, usage};
+use crate::start;
 
 #[derive(Debug, Args)]
 pub(crate) struct OverrideArgs {
@@ -135,7 +136,7 @@ pub(crate) fn run(app: &App, args: OverrideArgs) -> Result<ExitCode, Failure> {
             stateroot: common.stateroot.stateroot,
             options: transaction_options(common.dry_run, &fetch, &common.finish),
             json: common.json,
-            after_diff: hint.then_some("Use \"apt-ostree override reset\" to undo overrides"),
+            after_diff: hint.then(|| format!("Use \"{} override reset\" to undo overrides", start::name())),
             ..Transaction::default()
         },
     )

@@ -28,14 +28,14 @@ pub(crate) struct UninstallArgs {
     cache_only: bool,
 }
 
-pub(crate) fn run(app: &App, args: UninstallArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(app: &App, mut args: UninstallArgs) -> Result<ExitCode, Failure> {
     if args.packages.is_empty() && !args.all {
         return usage("At least one PACKAGE must be specified");
     }
     if !args.packages.is_empty() && args.all {
         return usage("Cannot specify both --all and PACKAGE");
     }
-    args.change.repos.check()?;
+    args.change.repos.apply(&mut args.install)?;
     let mut changes = PackageChanges {
         uninstall: args.packages,
         uninstall_all: args.all,

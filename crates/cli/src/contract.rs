@@ -1,0 +1,104 @@
+//! docs/commands.md says of every command and option of rpm-ostree what became of it; here it is compared with the parser.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::{ArgAction, Command, CommandFactory};
+
+use crate::args::Cli;
+use crate::start::NAME;
+
+const PAGE: &str = include_str!("../../../docs/commands.md");
+
+/// What a row can say. A command that is `not yet` may come from one day to the next: the row is then to be written.
+const STATUS: &[&str] = &["same", "differs", "added", "ignored", "refused", "not yet"];
+
+/// Names of a command with their options: aliases of commands, and options as `--long` and `-s`.
+type Contract = BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)>;
+
+/// Everything that the parser knows, hidden or not.
+fn parser() -> Contract {
+    fn add(command: &Command, path: &str, inherited: &BTreeSet<String>, contract: &mut Contract) {
+        let mut options = BTreeSet::new();
+        let mut global = inherited.clone();
+        for arg in command.get_arguments().filter(|a| !a.is_positional()) {
+            // Every command has it.
+            if matches!(arg.get_action(), ArgAction::Help) {
+                continue;
+            }
+            let long = arg.get_long_and_visible_aliases().unwrap_or_default();
+            let hidden = arg.get_all_aliases().unwrap_or_default();
+            let names = long.iter().chain(&hidden).map(|name| format!("--{name}"));
+            let names: BTreeSet<String> = names.chain(arg.get_short().map(|c| format!("-{c}"))).collect();
+            if names.iter().all(|name| inherited.contains(name)) {
+                continue;
+            }
+            if arg.is_global_set() {
+                global.extend(names.iter().cloned());
+            }
+            options.extend(names);
+        }
+        let aliases = command.get_all_aliases().map(str::to_owned).collect();
+        contract.insert(path.to_owned(), (aliases, options));
+        for sub in command.get_subcommands() {
+            let path = if path == NAME { sub.get_name().to_owned() } else { format!("{path} {}", sub.get_name()) };
+            add(sub, &path, &global, contract);
+        }
+    }
+    let mut command = Cli::command();
+    command.build();
+    let mut contract = Contract::new();
+    add(&command, NAME, &BTreeSet::new(), &mut contract);
+    contract
+}
+
+/// The words in backquotes.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// What the page says, and the commands in it that are not yet there.
+fn page() -> (Contract, BTreeSet<String>) {
+    let (mut contract, mut coming) = (Contract::new(), BTreeSet::new());
+    for line in PAGE.lines().filter(|l| l.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [names, options, status, difference] = cells[..] else { panic!("four cells are wanted: {line}") };
+        assert!(STATUS.contains(&status), "status '{status}' in {line}");
+        assert!(status == "same" || !difference.is_empty(), "what is the difference? {line}");
+        let names = quoted(names);
+        let known = contract.entry(names[0].to_owned()).or_default();
+        known.0.extend(names[1..].iter().map(ToString::to_string));
+        for word in quoted(options).iter().flat_map(|o| o.split_whitespace()) {
+            let word = word.split('=').next().unwrap_or_default().to_owned();
+            assert!(word.starts_with('-') && known.1.insert(word.clone()), "{word} in {line}");
+        }
+        if status == "not yet" && options.is_empty() {
+            coming.insert(names[0].to_owned());
+        }
+    }
+    (contract, coming)
+}
+
+#[test]
+fn the_page_and_the_parser_know_the_same() {
+    let (parser, (page, coming)) = (parser(), page());
+    let mut wrong = Vec::new();
+    for name in parser.keys().chain(page.keys()).collect::<BTreeSet<_>>() {
+        if coming.contains(name) {
+            continue;
+        }
+        match (parser.get(name), page.get(name)) {
+            (Some(_), None) => wrong.push(format!("docs/commands.md has no `{name}`")),
+            (None, Some(_)) => wrong.push(format!("docs/commands.md has `{name}`, the parser has not")),
+            (Some(real), Some(said)) => {
+                for (kind, real, said) in [("alias", &real.0, &said.0), ("option", &real.1, &said.1)] {
+                    let missing =
+                        real.difference(said).map(|x| format!("`{name}`: {kind} {x} is not in docs/commands.md"));
+                    wrong.extend(missing);
+                    wrong.extend(said.difference(real).map(|x| format!("`{name}`: no such {kind} {x}")));
+                }
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

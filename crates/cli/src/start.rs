@@ -1,0 +1,55 @@
+//! What is settled before arguments are read: the name the program was called by, and that it can find other programs.
+//!
+//! Called as `rpm-ostree` it stands in for that program: texts that clients compare say so, see [`compatible`].
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The name of the program.
+pub(crate) const NAME: &str = "apt-ostree";
+
+/// The name of the program that it is compatible with.
+const COMPATIBLE: &str = "rpm-ostree";
+
+/// The release of rpm-ostree whose commands, options, texts and documents are kept (docs/commands.md). Clients split it into
+/// two numbers and compare them.
+pub(crate) const COMPATIBLE_VERSION: &str = "2026.2";
+
+/// Debian's own (`ENV_SUPATH` of login.defs).
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+static CALLED: OnceLock<&str> = OnceLock::new();
+
+/// Takes the name from `argv[0]`. Any other link to the program is another way to say `apt-ostree`.
+pub(crate) fn take_name(argv: &[OsString]) {
+    let name = argv.first().and_then(|path| Path::new(path).file_name());
+    let _ = CALLED.set(if name == Some(OsStr::new(COMPATIBLE)) { COMPATIBLE } else { NAME });
+}
+
+/// The name in texts.
+pub(crate) fn name() -> &'static str {
+    CALLED.get().copied().unwrap_or(NAME)
+}
+
+/// Whether the program was called as `rpm-ostree`.
+pub(crate) fn compatible() -> bool {
+    name() == COMPATIBLE
+}
+
+/// Programs are found by `PATH`, in this process, in its children and in libraries, so it must be there. Some clients clear the
+/// environment, or pass entries without `=`; then the program starts itself again with a search path and without those.
+pub(crate) fn ensure_search_path(argv: &[OsString]) {
+    if std::env::var_os("PATH").is_some_and(|path| !path.is_empty()) {
+        return;
+    }
+    // Without /proc it cannot be done; reading commands work all the same.
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut command = Command::new(program);
+    if let Some(called) = argv.first() {
+        command.arg0(called);
+    }
+    let _ = command.args(argv.iter().skip(1)).env("PATH", SEARCH_PATH).exec();
+}
