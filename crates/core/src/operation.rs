@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EventSink, EventSinkExt};
+use crate::event::{Event, EventSink, EventSinkExt};
 use crate::model::diff::PackageDiff;
 use crate::plan::Plan;
 use crate::repo::metadata::CommitInfo;
@@ -141,6 +141,28 @@ pub enum Verb {
     ComposeTree(compose_tree::ComposeTree),
     /// `compose disk-image`; the same.
     DiskImage(disk_image::DiskImage),
+}
+
+impl Verb {
+    /// Whether it changes a deployed system, so that the service can do it for others.
+    pub fn is_for_service(&self) -> bool {
+        !matches!(self, Self::InitSysroot(_) | Self::ComposeTree(_) | Self::DiskImage(_))
+    }
+
+    /// The paths of local package files that it names, in a fixed order.
+    pub fn local_files(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::PkgChange { changes } | Self::Upgrade { changes, .. } | Self::Deploy { changes, .. } => {
+                changes.install_local.iter_mut().collect()
+            }
+            Self::Rebase(rebase) => rebase.changes.install_local.iter_mut().collect(),
+            Self::Reset(reset) => reset.packages.install_local.iter_mut().collect(),
+            Self::Override(change) => {
+                change.packages.install_local.iter_mut().chain(&mut change.replace_local).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// `rebase REFSPEC [REVISION]`.
@@ -285,6 +307,16 @@ pub struct UpdateInfo {
     /// The base is another commit than the one deployed now.
     pub new_base: bool,
     pub diff: PackageDiff,
+}
+
+/// One line of a worker's stdout: any number of events, at last one of the others. As JSON it is `{"event":…}`,
+/// `{"report":…}` or `{"error":…}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    Event(Event),
+    Report { report: Box<Report> },
+    Error { error: Error },
 }
 
 /// Carries a request out. Called in the worker process: one transaction, one process.

@@ -151,7 +151,7 @@ pub(crate) fn run(app: &App, args: DiskImageArgs) -> Result<ExitCode, Failure> {
     let follows = image.remote.is_some();
     let request =
         Request { sysroot: PathBuf::new(), stateroot, verb: Verb::DiskImage(image), options: Options::default() };
-    let report = app.work(request, false)?;
+    let (report, _) = app.work(request, false)?;
     if !app.terminal.is_quiet() {
         report.lines.iter().for_each(|line| app.terminal.line(line));
         if !follows {

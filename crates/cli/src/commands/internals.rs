@@ -7,7 +7,7 @@ use apt_ostree_core::Context;
 use clap::{Args, CommandFactory, Subcommand};
 use clap_complete::Shell;
 
-use super::App;
+use super::{App, packages};
 use crate::args::{Cli, Failure};
 use crate::start;
 
@@ -21,6 +21,8 @@ pub(crate) struct InternalsArgs {
 enum Internal {
     /// Write the man pages into a directory
     Man { dir: PathBuf },
+    /// Answer the service's questions about packages
+    Packages(packages::PackagesArgs),
     /// Print the completions for a shell
     Completions { shell: Shell },
 }
@@ -32,6 +34,7 @@ pub(crate) fn run(app: &App, args: &InternalsArgs) -> Result<ExitCode, Failure> 
             clap_mangen::generate_to(Cli::command(), dir)
                 .context(|| format!("Writing man pages to {}", dir.display()))?;
         }
+        Internal::Packages(args) => return packages::run(app, args),
         Internal::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), start::name(), &mut text);

@@ -1,6 +1,7 @@
 //! `status`: the deployments, as text or JSON. Needs neither root nor a worker.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 
 use apt_ostree_core::Error;
@@ -16,6 +17,7 @@ use serde_json_path::JsonPath;
 
 use super::{App, UNCHANGED};
 use crate::args::{Failure, not_available, usage};
+use crate::client::{self, Running};
 use crate::render::{aligned_diff, key_value, version_line};
 use crate::terminal::Terminal;
 
@@ -62,8 +64,12 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
         ),
         None => None,
     };
-    let sysroot = Sysroot::open(&app.sysroot()?)?;
+    let root = app.sysroot()?;
+    let sysroot = Sysroot::open(&root)?;
     let mut status = SysrootStatus::read(&sysroot)?;
+    // The service is asked only where it runs: the question must not start it.
+    let running = if root == Path::new("/") { client::running() } else { None };
+    status.transaction = running.as_ref().map(|r| r.transaction.clone());
     let pending = status.deployments.first().is_some_and(|d| !d.booted);
     let diff = pending_diff(&sysroot.repo(), &status);
     let live_diff = live_diff(&sysroot.repo(), &status);
@@ -76,7 +82,7 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
     } else if args.json {
         app.print_json(&status);
     } else {
-        let text = Text { terminal: &app.terminal, verbose: args.verbose, diff, live_diff };
+        let text = Text { terminal: &app.terminal, verbose: args.verbose, diff, live_diff, running };
         app.terminal.print(&text.status(&status, args.booted));
     }
     Ok(if args.pending_exit_77 && pending { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
@@ -122,7 +128,7 @@ fn pending_diff(repo: &Repo, status: &SysrootStatus) -> PackageDiff {
 /// One deployment as text, by itself.
 pub(crate) fn deployment(terminal: &Terminal, d: &DeploymentStatus, verbose: bool) -> String {
     let shown = DeploymentStatus { booted: false, ..d.clone() };
-    Text { terminal, verbose, diff: PackageDiff::default(), live_diff: PackageDiff::default() }
+    Text { terminal, verbose, diff: PackageDiff::default(), live_diff: PackageDiff::default(), running: None }
         .deployment(&shown, 0, false)
 }
 
@@ -142,6 +148,7 @@ struct Text<'a> {
     diff: PackageDiff,
     /// Of the running tree against the booted deployment.
     live_diff: PackageDiff,
+    running: Option<Running>,
 }
 
 impl Text<'_> {
@@ -154,8 +161,8 @@ impl Text<'_> {
         if self.verbose {
             text += "AutomaticUpdates: disabled\n";
         }
-        if let Some((title, ..)) = &status.transaction {
-            text += &format!("Transaction: {title}\n");
+        if let Some(running) = &self.running {
+            text += &format!("Transaction: {}\n  Initiator: {}\n", running.title, running.initiator);
         }
         text += if booted_only { "BootedDeployment:\n" } else { "Deployments:\n" };
         let stateroots: BTreeSet<_> = status.deployments.iter().map(|d| &d.osname).collect();
