@@ -31,6 +31,14 @@ export LC_ALL=C
 say() { echo "== $*"; "$@" </dev/null 2>&1; echo "status $?"; }
 say apt-get -y install /var/kit/kit-a.deb
 say apt-get -s install /var/kit/kit-a.deb
+say apt-get -y -d install /var/kit/kit-a.deb
+say apt-get -y -d remove nano
+say apt-get -y install nano
+say apt install nano
+say apt-get -y reinstall nano
+say apt-get -y --reinstall install nano
+say apt-get --print-uris install /var/kit/kit-a.deb
+say apt-get --print-uris reinstall nano
 say apt-get -y remove nano
 say apt -y autoremove --purge nano
 say apt-get -y full-upgrade
@@ -62,13 +70,24 @@ umount /run/ostree-booted 2>/dev/null; rm -f /run/ostree-booted
         ("apt-get -y remove nano", "Use this instead: apt-ostree uninstall nano"),
         ("apt -y autoremove --purge nano", "Use this instead: apt-ostree uninstall nano"),
         ("apt-get -y full-upgrade", "Use this instead: apt-ostree upgrade"),
+        ("apt-get -y reinstall nano", "Use this instead: apt-ostree install nano"),
+        ("apt-get -y --reinstall install nano", "Use this instead: apt-ostree install nano"),
     ] {
         let said = answer(command);
         assert!(said.contains(instead) && said.contains("status 100"), "{said}\nof\n{text}");
     }
-    for command in
-        ["apt-get -s install /var/kit/kit-a.deb", "apt list --installed nano", "apt-cache policy nano", "dpkg -s nano"]
-    {
+    for command in [
+        "apt-get -s install /var/kit/kit-a.deb",
+        "apt-get -y -d install /var/kit/kit-a.deb",
+        "apt-get -y -d remove nano",
+        "apt-get -y install nano",
+        "apt install nano",
+        "apt-get --print-uris install /var/kit/kit-a.deb",
+        "apt-get --print-uris reinstall nano",
+        "apt list --installed nano",
+        "apt-cache policy nano",
+        "dpkg -s nano",
+    ] {
         assert!(answer(command).contains("status 0"), "{command}:\n{text}");
     }
     for command in ["apt-mark auto nano", "apt-mark hold nano", "dpkg -i /var/kit/kit-a.deb"] {

@@ -75,7 +75,6 @@ pub(crate) fn archives(cache: &Cache, config: &SourceConfig) -> Vec<ArchiveInfo>
             codename: file.codename().unwrap_or_default().to_owned(),
             component,
             date: date.unwrap_or(0),
-            packages: 0,
         });
     }
     found.into_values().collect()

@@ -108,8 +108,6 @@ pub struct ArchiveInfo {
     pub component: String,
     /// `Date:` of the Release file, seconds since the epoch.
     pub date: u64,
-    /// Number of packages, where known.
-    pub packages: u64,
 }
 
 /// The exact answer to a [`SolveTask`].

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod deb;
 pub mod disk;
+pub mod fuzz;
 pub mod http;
 pub mod machine;
 pub mod sysroot;

@@ -148,7 +148,8 @@ impl<T: Record> Table<T> {
             let fields: Vec<&str> = line.split(':').collect();
             T::from_fields(&fields).map_or_else(|| Row::Other(line.to_owned()), Row::Record)
         };
-        Self { rows: text.lines().map(row).collect() }
+        // A carriage return is part of its line for the C library, and stays.
+        Self { rows: text.split_terminator('\n').map(row).collect() }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {
@@ -316,14 +317,15 @@ impl Account {
             "group" => AccountKind::Group,
             _ => return None,
         };
+        let of_user = |field: &str| if kind == AccountKind::User { field.to_owned() } else { String::new() };
         Some(Self {
             kind,
             name: valid_name(name)?,
             id: id.parse().ok()?,
             gid: if kind == AccountKind::User { gid.parse().ok()? } else { 0 },
-            gecos: gecos.into(),
-            home: home.into(),
-            shell: shell.into(),
+            gecos: of_user(gecos),
+            home: of_user(home),
+            shell: of_user(shell),
             package: (package != "-" && !package.is_empty()).then(|| package.to_owned()),
         })
     }

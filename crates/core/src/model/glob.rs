@@ -3,32 +3,65 @@
 /// `*` and `?` do not cross `/`; `[abc]`, `[a-z]` and `[!a-z]` (also `[^a-z]`) are sets; `**` crosses everything.
 /// `dir/**` matches what is below `dir`, not `dir` itself; `a/**/b` matches `a/b` too. A `[` without its `]` stands for
 /// itself.
+///
+/// The work grows with the product of both lengths, whatever the pattern.
 pub fn matches(pattern: &str, text: &str) -> bool {
     let chars = |s: &str| s.chars().collect::<Vec<_>>();
-    match_chars(&chars(pattern), &chars(text))
+    let (pattern, text) = (chars(pattern), chars(text));
+    // At which places of the text the part of the pattern that was read so far can end.
+    let mut places = vec![false; text.len() + 1];
+    places[0] = true;
+    let mut rest = pattern.as_slice();
+    while !rest.is_empty() {
+        rest = step(rest, &text, &mut places);
+        if !places.contains(&true) {
+            return false;
+        }
+    }
+    places[text.len()]
 }
 
-fn match_chars(pattern: &[char], text: &[char]) -> bool {
+/// Takes one element of the pattern, and returns what follows it.
+fn step<'a>(pattern: &'a [char], text: &[char], places: &mut [bool]) -> &'a [char] {
     match pattern {
-        [] => text.is_empty(),
         ['*', '*', '/', rest @ ..] => {
-            (0..=text.len()).any(|skip| (skip == 0 || text[skip - 1] == '/') && match_chars(rest, &text[skip..]))
-        }
-        ['*', '*', rest @ ..] => !text.is_empty() && (0..=text.len()).any(|skip| match_chars(rest, &text[skip..])),
-        ['*', rest @ ..] => {
-            let end = text.iter().position(|c| *c == '/').unwrap_or(text.len());
-            (0..=end).any(|skip| match_chars(rest, &text[skip..]))
-        }
-        ['?', rest @ ..] => text.first().is_some_and(|c| *c != '/') && match_chars(rest, &text[1..]),
-        ['[', rest @ ..] => match (rest.iter().skip(1).position(|c| *c == ']'), text) {
-            (Some(close), [c, text @ ..]) => {
-                *c != '/' && set_contains(&rest[..=close], *c) && match_chars(&rest[close + 2..], text)
+            let mut seen = false;
+            for at in 0..places.len() {
+                let here = places[at];
+                places[at] = here || (seen && text[at - 1] == '/');
+                seen |= here;
             }
-            (Some(_), []) => false,
-            (None, _) => text.first() == Some(&'[') && match_chars(rest, &text[1..]),
+            rest
+        }
+        ['*', '*', rest @ ..] => {
+            // Something must be there.
+            let first = places.iter().position(|p| *p).filter(|at| *at < text.len());
+            places.iter_mut().enumerate().for_each(|(at, place)| *place = first.is_some_and(|first| at >= first));
+            rest
+        }
+        ['*', rest @ ..] => {
+            for at in 1..places.len() {
+                places[at] |= places[at - 1] && text[at - 1] != '/';
+            }
+            rest
+        }
+        ['?', rest @ ..] => one(rest, text, places, |c| c != '/'),
+        ['[', set @ ..] => match set.iter().skip(1).position(|c| *c == ']') {
+            Some(close) => one(&set[close + 2..], text, places, |c| c != '/' && set_contains(&set[..=close], c)),
+            None => one(set, text, places, |c| c == '['),
         },
-        [c, rest @ ..] => text.first() == Some(c) && match_chars(rest, &text[1..]),
+        [literal, rest @ ..] => one(rest, text, places, |c| c == *literal),
+        [] => pattern,
     }
+}
+
+/// An element that stands for one character.
+fn one<'a>(rest: &'a [char], text: &[char], places: &mut [bool], fits: impl Fn(char) -> bool) -> &'a [char] {
+    for at in (1..places.len()).rev() {
+        places[at] = places[at - 1] && fits(text[at - 1]);
+    }
+    places[0] = false;
+    rest
 }
 
 fn set_contains(set: &[char], c: char) -> bool {
@@ -87,6 +120,14 @@ mod tests {
             ("[a", "[a", true),
             ("[]", "[]", true),
             ("", "", true),
+            ("**", "", false),
+            ("**", "a", true),
+            ("a**", "a", false),
+            ("**/a", "a", true),
+            ("**/a", "x/y/a", true),
+            ("**/a", "xa", false),
+            ("a/**/", "a/", true),
+            ("*a*a*a*a*a*a*a*a*a*a*a*a*b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", false),
             ("?", "", false),
         ] {
             assert_eq!(matches(pattern, text), expected, "{pattern} {text}");

@@ -179,10 +179,16 @@ impl Origin {
         for (group, lines) in groups {
             let own = OWN.iter().find(|(g, _)| *g == group).map_or(&[][..], |(_, keys)| keys);
             let lines: Vec<_> = lines.into_iter().filter(|(k, _)| !own.contains(&k.as_str())).collect();
-            if !lines.is_empty() {
-                origin.rest.push((group, lines));
+            if lines.is_empty() {
+                continue;
+            }
+            match origin.rest.iter_mut().find(|(known, _)| *known == group) {
+                Some((_, known)) => known.extend(lines),
+                None => origin.rest.push((group, lines)),
             }
         }
+        // As they are written: those that have keys of ours as well come first.
+        origin.rest.sort_by_key(|(group, _)| OWN.iter().position(|(own, _)| own == group).unwrap_or(OWN.len()));
         origin.normalise();
         Ok(origin)
     }
@@ -260,11 +266,11 @@ impl fmt::Display for Origin {
                 None => groups.push((group.to_owned(), vec![(key.to_owned(), value)])),
             };
         };
-        let join = |items: &[String]| terminated(items.iter().map(|s| escape(s)));
-        let join_local = |items: &[LocalPackage]| terminated(items.iter().map(ToString::to_string));
-        put("origin", if self.is_layered() { "baserefspec" } else { "refspec" }, self.refspec.clone());
+        let join = |items: &[String]| terminated(items.iter());
+        let join_local = |items: &[LocalPackage]| terminated(items.iter());
+        put("origin", if self.is_layered() { "baserefspec" } else { "refspec" }, escape(&self.refspec));
         if let Some(commit) = &self.override_commit {
-            put("origin", "override-commit", commit.clone());
+            put("origin", "override-commit", escape(commit));
         }
         if let Some((url, description)) = &self.custom {
             put("origin", "custom-url", escape(url));
@@ -275,7 +281,7 @@ impl fmt::Display for Origin {
             ("packages", "requested-local", join_local(&self.requested_local)),
             ("overrides", "remove", join(&self.override_remove)),
             ("overrides", "replace-local", join_local(&self.override_replace_local)),
-            ("overrides", "replace", terminated(self.override_replace.iter().map(ToString::to_string))),
+            ("overrides", "replace", terminated(self.override_replace.iter())),
             ("rpmostree", "regenerate-initramfs", String::from(if self.regenerate_initramfs { "true" } else { "" })),
             ("rpmostree", "initramfs-args", join(&self.initramfs_args)),
             ("rpmostree", "initramfs-etc", join(&self.initramfs_etc)),
@@ -320,22 +326,29 @@ pub(super) fn parse_keyfile(text: &str) -> Result<Vec<Group>> {
 }
 
 /// A GKeyFile list: every item ends in `;`.
-fn terminated(items: impl Iterator<Item = String>) -> String {
-    items.fold(String::new(), |list, item| list + &item + ";")
+fn terminated(items: impl Iterator<Item = impl fmt::Display>) -> String {
+    items.fold(String::new(), |list, item| list + &escape(&item.to_string()).replace(';', r"\;") + ";")
 }
 
-/// GKeyFile's escapes, as far as they can occur in these values.
+/// GKeyFile's escapes; blanks are kept within a value anyway.
 fn escape(text: &str) -> String {
-    text.replace('\\', r"\\").replace(';', r"\;").replace('\n', r"\n")
+    let inner = text.trim_matches(' ');
+    let before = text.len() - text.trim_start_matches(' ').len();
+    let after = text.len() - before - inner.len();
+    let inner = inner.replace('\\', r"\\").replace('\n', r"\n").replace('\t', r"\t").replace('\r', r"\r");
+    format!("{}{inner}{}", r"\s".repeat(before), r"\s".repeat(after))
 }
 
-/// The items of a list; the inverse of [`escape`] and [`terminated`].
+/// The items of a list; the inverse of [`terminated`].
 fn split_list(text: &str) -> Vec<String> {
     let (mut items, mut item, mut chars) = (Vec::new(), String::new(), text.chars());
     while let Some(c) = chars.next() {
         match c {
             '\\' => match chars.next() {
+                Some('s') => item.push(' '),
                 Some('n') => item.push('\n'),
+                Some('t') => item.push('\t'),
+                Some('r') => item.push('\r'),
                 Some(other) => item.push(other),
                 None => item.push('\\'),
             },
@@ -347,7 +360,7 @@ fn split_list(text: &str) -> Vec<String> {
     items
 }
 
-/// A value that is no list: a `;` in it is one of its own.
+/// A value that is no list: a `;` in it is one of its own. The inverse of [`escape`].
 fn unescape(text: &str) -> String {
     split_list(text).join(";")
 }

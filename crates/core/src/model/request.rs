@@ -53,11 +53,23 @@ impl PackageRequest {
         } else {
             (text_trimmed, Selector::Any)
         };
+        // Versions (deb-version(7)), patterns of them, and suites have neither blanks nor quotes.
+        let word = |text: &str| text.chars().all(|c| c.is_ascii_graphic() && !"'\"`;,()=".contains(c));
+        match &selector {
+            Selector::Version(version) | Selector::Relation(_, version) if !word(version) => {
+                return bad(&format!("'{version}' is not a version"));
+            }
+            Selector::Suite(suite) if !word(suite) => return bad(&format!("'{suite}' is not a suite")),
+            _ => {}
+        }
         let (name, arch) = match head.split_once(':') {
             Some((_, "")) => return bad("no architecture after ':'"),
             Some((name, arch)) => (name, Some(arch.to_owned())),
             None => (head, None),
         };
+        if let Some(arch) = arch.as_deref().filter(|a| !a.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')) {
+            return bad(&format!("'{arch}' is not an architecture"));
+        }
         // Policy section 5.6.1: lower case letters, digits, plus, minus, full stop.
         let valid = name.len() >= 2
             && name.bytes().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
@@ -118,7 +130,10 @@ mod tests {
 
     #[test]
     fn refuses_what_dpkg_would_not_take() {
-        for text in ["", "a", "Htop", "htop=", "htop/", "/trixie", "htop:", "x (1)", "../etc", "foo bar"] {
+        for text in [
+            "", "a", "Htop", "htop=", "htop/", "/trixie", "htop:", "x (1)", "../etc", "foo bar", "a1:b c", "a1=1 2",
+            "a1/x y", "a1=1;2",
+        ] {
             assert!(PackageRequest::parse(text).is_err(), "{text}");
         }
     }

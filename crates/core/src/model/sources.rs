@@ -80,6 +80,13 @@ impl Source {
         let words = |name: &str| -> Vec<String> {
             stanza.get(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
         };
+        // Of a field that is there twice the first counts, as in all lookups.
+        let mut options: Vec<(String, String)> = Vec::new();
+        for (key, value) in stanza.fields().filter(|(k, _)| FIELDS.iter().all(|f| !f.eq_ignore_ascii_case(k))) {
+            if options.iter().all(|(known, _)| !known.eq_ignore_ascii_case(key)) {
+                options.push((key.to_owned(), value.to_owned()));
+            }
+        }
         let mut source = Self {
             // apt's StringToBool: anything else than a no is a yes.
             enabled: !stanza.get("Enabled").is_some_and(|v| {
@@ -94,11 +101,7 @@ impl Source {
                 None | Some("") => None,
                 Some(value) => Some(SignedBy::parse(value)?),
             },
-            options: stanza
-                .fields()
-                .filter(|(k, _)| FIELDS.iter().all(|f| !f.eq_ignore_ascii_case(k)))
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .collect(),
+            options,
         };
         if source.types.is_empty() {
             source.types.push("deb".to_owned());
@@ -270,6 +273,10 @@ fn parse_line(line: &str) -> Result<Source> {
             let Some((name, value)) = option.split_once('=') else {
                 return Err(Error::usage(format!("the option '{option}' has no '='")));
             };
+            // It becomes the name of a field (deb822(5)).
+            if name.is_empty() || name.starts_with('#') || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
+                return Err(Error::usage(format!("'{name}' cannot be the name of an option")));
+            }
             stanza.set(&field_of_option(name), value.replace(',', " "));
         }
         rest = tail.trim_start();

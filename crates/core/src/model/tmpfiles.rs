@@ -76,7 +76,7 @@ impl Line {
     /// Reads one line. `None` for blank lines, comments and what systemd would not take either.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        if text.is_empty() || text.starts_with('#') {
+        if text.is_empty() || text.starts_with('#') || text.contains('\0') {
             return None;
         }
         let mut rest = text;

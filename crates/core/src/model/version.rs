@@ -9,16 +9,17 @@ pub fn split(version: &str) -> (&str, &str, &str) {
     (epoch, upstream, revision)
 }
 
-/// The reverse of [`split`]; an epoch that is empty or 0 is left out.
+/// The reverse of [`split`]; an epoch that is empty or 0 is left out, unless what follows would be taken for one.
 pub fn join(epoch: &str, upstream: &str, revision: &str) -> String {
-    let epoch = if matches!(epoch, "" | "0") { String::new() } else { format!("{epoch}:") };
+    let needless = matches!(epoch, "" | "0") && !upstream.contains(':');
+    let epoch = if needless { String::new() } else { format!("{}:", if epoch.is_empty() { "0" } else { epoch }) };
     let revision = if revision.is_empty() { String::new() } else { format!("-{revision}") };
     format!("{epoch}{upstream}{revision}")
 }
 
-/// The version without an epoch of 0, as rpm-ostree writes an EVR.
+/// The version without an epoch of 0, as rpm-ostree writes an EVR. It stays where what follows would be taken for one.
 pub fn evr(version: &str) -> &str {
-    version.strip_prefix("0:").unwrap_or(version)
+    version.strip_prefix("0:").filter(|rest| !rest.contains(':')).unwrap_or(version)
 }
 
 /// Compares two versions as `dpkg --compare-versions` does.
@@ -101,10 +102,11 @@ mod tests {
 
     #[test]
     fn parts() {
-        for text in ["1.2", "1:1.2-3", "2024-01-02-1"] {
+        for text in ["1.2", "1:1.2-3", "2024-01-02-1", "0:1:2-3"] {
             let (epoch, upstream, revision) = split(text);
             assert_eq!(join(epoch, upstream, revision), text);
         }
         assert_eq!(join("", "1", ""), "1");
+        assert_eq!((evr("0:1.2"), evr("0:1:2"), evr("1:2")), ("1.2", "0:1:2", "1:2"));
     }
 }

@@ -402,12 +402,18 @@ impl Keys<'_> {
         for node in self.list(key)? {
             let mut found = match &node.value {
                 Value::Text(text) if text.contains(['\n', ':']) => {
-                    sources::parse_deb822(text).context(|| format!("{}: '{key}'", node.at))?
+                    let found = sources::parse_deb822(text).context(|| format!("{}: '{key}'", node.at))?;
+                    for (field, _) in found.iter().flat_map(|source| &source.options) {
+                        known_field(&node.at, key, field)?;
+                    }
+                    found
                 }
                 Value::Text(id) => self.repo_file(key, id, &node.at, loader)?,
                 _ => vec![inline_source(key, node)?],
             };
             for source in &mut found {
+                // apt ignores them in a file as well.
+                source.options.retain(|(field, _)| sources::check_field(field).is_ok());
                 source.expand_arch(loader.arch);
                 source.map_keyrings(|path| self.base.join(node.at.resolve(path)));
                 for keyring in source.keyrings() {
@@ -453,16 +459,19 @@ impl Keys<'_> {
     }
 }
 
+fn known_field(at: &At, key: &str, field: &str) -> Result<()> {
+    let Err(near) = sources::check_field(field) else { return Ok(()) };
+    let error = at.error(format!("'{key}': unknown field '{field}' of a source"));
+    Err(match near {
+        Some(near) => error.hint(format!("Did you mean '{near}'?")),
+        None => error.hint("Fields are those of sources.list(5)."),
+    })
+}
+
 fn inline_source(name: &str, node: &Node) -> Result<Source> {
     let mut stanza = Stanza::default();
     for Entry { key, at, node } in node.map(name)? {
-        if let Err(near) = sources::check_field(key) {
-            let error = at.error(format!("'{name}': unknown field '{key}' of a source"));
-            return Err(match near {
-                Some(near) => error.hint(format!("Did you mean '{near}'?")),
-                None => error.hint("Fields are those of sources.list(5)."),
-            });
-        }
+        known_field(at, name, key)?;
         let what = format!("'{key}' of '{name}'");
         let value = match &node.value {
             Value::Bool(v) => if *v { "yes" } else { "no" }.to_owned(),
