@@ -42,6 +42,7 @@ use clap::{Args, Subcommand};
 use crate::args::{Failure, Global, not_available};
 use crate::render;
 use crate::terminal::Terminal;
+use crate::units;
 use crate::worker;
 use crate::worker_main;
 
@@ -349,7 +350,7 @@ impl App {
         }
         if how.check || how.preview {
             return self.terminal.print(&match &report.update {
-                Some(update) => render::available_update(update, how.preview),
+                Some(update) => render::available_update(update, how.preview, how.preview),
                 None if report.lines.is_empty() => "No updates available.\n".into(),
                 None => String::new(),
             });
@@ -381,6 +382,12 @@ impl App {
                 format!("Changes queued for next boot of {}\n", sysroot.display())
             });
         }
+    }
+
+    /// An error while another program drives the updates of the running system.
+    pub(crate) fn refuse_driven(&self, bypass: bool) -> Result<()> {
+        let sysroot = self.sysroot()?;
+        if bypass || sysroot != Path::new("/") { Ok(()) } else { units::refuse_driven(&sysroot) }
     }
 
     fn reboot(&self) -> Result<ExitCode, Failure> {

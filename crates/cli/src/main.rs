@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod render;
 mod terminal;
+mod units;
 mod worker;
 mod worker_main;
 

@@ -9,6 +9,7 @@ use ostree::gio;
 use ostree::glib::{self, VariantDict};
 
 use super::Repo;
+use super::metadata::CommitInfo;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, EventSink, EventSinkExt, NullSink};
 use crate::model::size::human_size;
@@ -29,6 +30,39 @@ impl Repo {
             Some(commit) => Ok(commit.to_owned()),
             None => self.resolve(&format!("{remote}:{branch}")),
         }
+    }
+
+    /// Pulls what an update can be judged by: the head of a branch and these of its files, as far as it has them. The branch
+    /// stays where it was until all of the new head is here, so that nothing takes it for a tree. What was fetched goes with
+    /// the next clean-up, or is used by the next [`Repo::pull`].
+    pub fn pull_to_look_at(
+        &self,
+        remote: &str,
+        branch: &str,
+        files: &dyn Fn(&CommitInfo) -> Vec<String>,
+        events: &dyn EventSink,
+    ) -> Result<CommitInfo> {
+        let refspec = format!("{remote}:{branch}");
+        let before = self.inner.resolve_rev(&refspec, true)?;
+        events.task(format!("Looking at {refspec}"), || {
+            let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
+            self.run_pull(remote, &options, events)?;
+            let head = self.info(&self.resolve(&refspec)?)?;
+            if !self.is_partial(&head.checksum)? {
+                return Ok(head);
+            }
+            let whole = before.filter(|commit| !self.is_partial(commit).unwrap_or(true));
+            self.inner
+                .set_ref_immediate(Some(remote), branch, whole.as_deref(), gio::Cancellable::NONE)
+                .context(|| format!("Leaving {refspec} where it was"))?;
+            let files = files(&head);
+            if !files.is_empty() {
+                let options = pull_options(&head.checksum, 0);
+                options.insert("subdirs", files);
+                self.run_pull(remote, &options, events)?;
+            }
+            Ok(head)
+        })
     }
 
     /// Pulls only the commit objects of a branch's whole history, to look versions up.
