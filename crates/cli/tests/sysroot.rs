@@ -421,6 +421,27 @@ fn an_update_of_an_image_that_lists_its_packages_in_dpkg_only() {
 }
 
 #[test]
+fn an_image_that_says_how_large_it_is_must_fit() {
+    let (fixture, _, second) = an_update(BASE_2, &["--generate-sizes"]);
+    let repo = PathBuf::from(fixture.repo());
+    let copy = fixture.path("copy");
+    sh("cp", &["-a", repo.to_str().unwrap(), &copy]);
+    // Less than what is kept free for the deployment.
+    let mounted = Small::mount(&repo, "60M");
+    sh("cp", &["-a", &format!("{copy}/."), repo.to_str().unwrap()]);
+    let refused = fixture.run(&["upgrade"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: Not enough space on") && said.contains("needed for the new image"), "{said}");
+    assert!(!fixture.has_file(&second, "/usr/bin/large"));
+    drop(mounted);
+    let upgrade = fixture.run(&["upgrade"]);
+    let said = String::from_utf8_lossy(&upgrade.stdout).into_owned();
+    assert!(upgrade.status.success() && said.contains("Will download: the image ("), "{said}");
+    assert!(fixture.has_file(&second, "/usr/bin/large"));
+}
+
+#[test]
 fn automatic_updates_follow_the_policy() {
     let (fixture, first, second) = an_update(BASE_2, &[]);
     let settings_of = |commit: &str| {
@@ -821,10 +842,10 @@ Deployments:
     assert_eq!(warnings[0]["details"][0], "error: Installing kernel: No space left");
 }
 
-/// A small /boot of its own, unmounted at the end.
-struct Boot(PathBuf);
+/// A small file system of its own, unmounted at the end.
+struct Small(PathBuf);
 
-impl Boot {
+impl Small {
     fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir_all(path).unwrap();
         let size = format!("size={size}");
@@ -833,7 +854,7 @@ impl Boot {
     }
 }
 
-impl Drop for Boot {
+impl Drop for Small {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).output();
     }
@@ -844,7 +865,7 @@ fn old_deployments_make_room_for_a_kernel() {
     let fixture = Fixture::new(&["--no-gpg-verify"]);
     let boot = PathBuf::from(fixture.path("sysroot/boot"));
     sh("rm", &["-rf", boot.to_str().unwrap()]);
-    let mounted = Boot::mount(&boot, "9M");
+    let mounted = Small::mount(&boot, "9M");
     // Each with a kernel of its own, 2 MB together.
     let commit = |n: u8| {
         let kernel = PathBuf::from(fixture.path("tree")).join("usr/lib/modules/6.12.0");

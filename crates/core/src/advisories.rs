@@ -46,3 +46,44 @@ pub fn of_layered(base: &CommitInfo, plan: &Plan, packages: &[PackageId], tree: 
     list.sort_by(|a, b| a.id.cmp(&b.id));
     list
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, advisory: Option<&str>) -> SolvedPackage {
+        SolvedPackage {
+            id: PackageId::new(name, "1.1-1", "amd64"),
+            previous: None,
+            requested: false,
+            essential: false,
+            origin: String::new(),
+            advisory: advisory.map(Into::into),
+            sha256: String::new(),
+            size: 0,
+            download: 0,
+            installed_size: 0,
+            pre_depends: Vec::new(),
+            depends: Vec::new(),
+            path: Default::default(),
+        }
+    }
+
+    #[test]
+    fn cves_are_in_the_changelog_of_the_tree() {
+        let tree = tempfile::tempdir().unwrap();
+        let doc = tree.path().join("usr/share/doc");
+        std::fs::create_dir_all(doc.join("liba1")).unwrap();
+        let entry = "a (1.1) x; urgency=high\n\n  * CVE-2025-1111\n\n -- A <a@b>  Sat, 09 Aug 2025 09:10:53 +0000\n";
+        std::fs::write(doc.join("liba1/changelog.Debian"), entry).unwrap();
+        // A link that leaves the tree leads to nothing, one within it to the changelog.
+        std::os::unix::fs::symlink("/usr/share/doc/liba1", doc.join("a")).unwrap();
+        std::os::unix::fs::symlink("../../../../../../../etc", doc.join("b")).unwrap();
+        let packages = [package("a", Some("a 1.1")), package("b", Some("b 1.1")), package("c", None)];
+        let list = of_packages(&packages, Some(tree.path()));
+        assert_eq!(list.iter().map(|a| a.id.as_str()).collect::<Vec<_>>(), ["a 1.1", "b 1.1"]);
+        assert_eq!(list[0].cves[0].1, "CVE-2025-1111");
+        assert!(list[1].cves.is_empty());
+        assert!(of_packages(&packages, None)[0].cves.is_empty());
+    }
+}

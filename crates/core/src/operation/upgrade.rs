@@ -75,7 +75,10 @@ pub fn newest_base(transaction: &mut Transaction<'_>, origin: &Origin) -> Result
     let (remote, branch) = origin.remote_and_branch().unwrap_or((None, &origin.refspec));
     let commit = match remote {
         Some(remote) if !transaction.options.cache_only => {
-            transaction.repo.pull(remote, branch, None, transaction.ports.events)?
+            let (repo, events) = (&transaction.repo, transaction.ports.events);
+            let head = repo.pull_to_look_at(remote, branch, &|_| Vec::new(), events)?;
+            super::space::check_pull(&transaction.sysroot, &head.checksum, events)?;
+            repo.pull(remote, branch, None, events)?
         }
         Some(remote) => transaction.repo.resolve(&format!("{remote}:{branch}"))?,
         None => transaction.repo.resolve(branch)?,

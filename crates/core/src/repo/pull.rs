@@ -17,6 +17,15 @@ use crate::model::size::human_size;
 /// How often a running pull says how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
+/// Bytes of what a pull would fetch, without the savings of static deltas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MissingObjects {
+    /// On disk.
+    pub unpacked: u64,
+    /// Over the network.
+    pub archived: u64,
+}
+
 impl Repo {
     /// Pulls one branch of a remote. Signatures are checked as the remote's configuration says (`gpg-verify`
     /// defaults to true in libostree). `commit` chooses one of the branch instead of its head.
@@ -63,6 +72,24 @@ impl Repo {
             }
             Ok(head)
         })
+    }
+
+    /// How much of a commit is not here; `None` where it does not say how large its objects are.
+    pub fn missing_objects(&self, commit: &str) -> Result<Option<MissingObjects>> {
+        let (variant, state) = self.inner.load_commit(commit).context(|| format!("Reading commit {commit}"))?;
+        if !state.contains(ostree::RepoCommitState::PARTIAL) {
+            return Ok(Some(MissingObjects::default()));
+        }
+        // Most commits have none, which libostree reports as an error.
+        let Ok(sizes) = ostree::commit_get_object_sizes(&variant) else { return Ok(None) };
+        let mut missing = MissingObjects::default();
+        for object in sizes {
+            if !self.inner.has_object(object.objtype(), &object.checksum(), gio::Cancellable::NONE)? {
+                missing.unpacked = missing.unpacked.saturating_add(object.unpacked());
+                missing.archived = missing.archived.saturating_add(object.archived());
+            }
+        }
+        Ok(Some(missing))
     }
 
     /// Pulls only the commit objects of a branch's whole history, to look versions up.
