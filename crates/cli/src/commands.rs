@@ -50,6 +50,7 @@ use crate::client;
 use crate::render;
 use crate::start;
 use crate::terminal::Terminal;
+use crate::units;
 use crate::worker;
 use crate::worker_main;
 
@@ -392,7 +393,7 @@ impl App {
         }
         if how.check || how.preview {
             return self.terminal.print(&match &report.update {
-                Some(update) => render::available_update(update, how.preview),
+                Some(update) => render::available_update(update, how.preview, how.preview),
                 None if report.lines.is_empty() => "No updates available.\n".into(),
                 None => String::new(),
             });
@@ -424,6 +425,12 @@ impl App {
                 format!("Changes queued for next boot of {}\n", sysroot.display())
             });
         }
+    }
+
+    /// An error while another program drives the updates of the running system.
+    pub(crate) fn refuse_driven(&self, bypass: bool) -> Result<()> {
+        let sysroot = self.sysroot()?;
+        if bypass || sysroot != Path::new("/") { Ok(()) } else { units::refuse_driven(&sysroot) }
     }
 
     fn reboot(&self) -> Result<ExitCode, Failure> {

@@ -11,6 +11,7 @@ mod contract;
 mod render;
 mod start;
 mod terminal;
+mod units;
 mod worker;
 mod worker_main;
 

@@ -2,6 +2,7 @@
 //! `plan` first and then `execute`. A request is plain data, because it crosses a pipe to the worker process.
 
 pub mod apply_live;
+pub mod automatic;
 pub mod cleanup;
 pub mod compose_tree;
 pub mod deploy;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cached_update::CachedUpdate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventSink, EventSinkExt};
 use crate::model::diff::PackageDiff;
@@ -292,21 +294,10 @@ pub struct Report {
     pub diff: PackageDiff,
     /// For `--dry-run`, `--preview` and `--check`.
     pub plan: Option<Box<Plan>>,
-    /// For `upgrade --check|--preview`: the base commit, version and timestamp that would be deployed.
-    pub update: Option<UpdateInfo>,
+    /// For `upgrade --check|--preview`: what there is.
+    pub update: Option<Box<CachedUpdate>>,
     /// For `kargs` without changes: the line.
     pub kargs: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct UpdateInfo {
-    pub commit: String,
-    pub version: Option<String>,
-    /// Seconds since the epoch.
-    pub timestamp: u64,
-    /// The base is another commit than the one deployed now.
-    pub new_base: bool,
-    pub diff: PackageDiff,
 }
 
 /// One line of a worker's stdout: any number of events, at last one of the others. As JSON it is `{"event":…}`,

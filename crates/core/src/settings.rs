@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::{Context, Result};
 use crate::model::settings::{self, Settings};
+use crate::sysroot::Sysroot;
 
 /// The settings below `etc`; defaults where there is no file. What `rpm-ostreed.conf` says of the daemon counts where
 /// `apt-ostreed.conf` says nothing, so that a machine keeps its policy whatever name it was given under.
@@ -12,6 +13,14 @@ pub fn read(etc: &Path) -> Result<Settings> {
     read_file(&etc.join(settings::RPM_OSTREE_FILE), |text| settings.add_rpm_ostree(text))?;
     read_file(&etc.join(settings::FILE), |text| settings.add(text))?;
     Ok(settings)
+}
+
+/// Those of the machine that a sysroot is or will be: of the /etc that its next deployment starts from.
+pub fn of_sysroot(sysroot: &Sysroot, stateroot: Option<&str>) -> Result<Settings> {
+    match sysroot.merge_deployment(&sysroot.stateroot(stateroot)?) {
+        Some(deployment) => read(&sysroot.directory(&deployment).join("etc")),
+        None => Ok(Settings::default()),
+    }
 }
 
 fn read_file(path: &Path, add: impl FnOnce(&str) -> Result<()>) -> Result<()> {

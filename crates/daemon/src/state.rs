@@ -53,7 +53,7 @@ impl Snapshot {
         stateroots.sort();
         stateroots.dedup();
         let deployments = status.deployments.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
-        let cached_update = status.cached_update.map(Json::Object);
+        let cached_update = status.cached_update.map(serde_json::to_value).transpose()?;
         Ok(Self { deployments, cached_update, booted, stateroots })
     }
 

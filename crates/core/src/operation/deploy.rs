@@ -113,7 +113,13 @@ pub fn resolve(
         }
     };
     match remote {
-        Some(remote) if !offline => transaction.repo.pull(remote, branch, Some(&commit), events),
+        Some(remote) if !offline => {
+            // A commit of another branch is not here at all yet.
+            if repo.has_commit(&commit)? {
+                super::space::check_pull(&transaction.sysroot, &commit, events)?;
+            }
+            repo.pull(remote, branch, Some(&commit), events)
+        }
         _ => transaction.repo.resolve(&commit),
     }
 }

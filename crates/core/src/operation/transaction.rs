@@ -31,6 +31,13 @@ use crate::sysroot::{Deployment, Sysroot};
 /// The machine's own quirks, below its /etc.
 const QUIRKS: &str = "apt-ostree/quirks.d";
 
+/// The files of a base that a plan is made with, see [`super::sources`].
+pub(super) const PLANNING_FILES: &[&str] =
+    &["usr/lib/sysimage/dpkg/status", "usr/lib/sysimage/dpkg/arch", "usr/lib/sysimage/apt/extended_states"];
+
+/// Where they are written, in the scratch space.
+pub(super) const GLIMPSE: &str = "glimpse";
+
 /// The parts of the outside world a transaction uses.
 pub struct Ports<'a> {
     pub packages: &'a mut dyn PackageSource,
@@ -336,6 +343,7 @@ impl<'a> Transaction<'a> {
             .find(|d| d.checksum() == commit && d.is_unmodified() && !d.is_staged());
         let tree = match deployed {
             Some(deployment) => self.sysroot.directory(&deployment),
+            None if self.repo.is_partial(commit)? => self.glimpse(commit)?,
             None => match self.repo.existing_checkout(commit)? {
                 Some(tree) => tree,
                 None => self
@@ -351,6 +359,19 @@ impl<'a> Transaction<'a> {
             .hint("Packages can be layered on bases made by `apt-ostree compose tree`."));
         }
         Ok(Base { packages: self.repo.packages(commit)?, info, tree })
+    }
+
+    /// What a plan is made with, of a base that was only looked at.
+    fn glimpse(&self, commit: &str) -> Result<PathBuf> {
+        if !self.options.dry_run {
+            return Err(Error::failed(format!("The base commit {commit} is not here in full")).hint(
+                "A pull of it was cut short, or it was only looked at: run the command again, with the network.",
+            ));
+        }
+        let directory = self.repo.extension("tmp")?.join(GLIMPSE);
+        crate::repo::remove_tree(&directory)?;
+        self.repo.write_files(commit, PLANNING_FILES, &directory)?;
+        Ok(directory)
     }
 
     /// The deployment whose /etc tells the apt sources and the accounts of the machine.

@@ -9,12 +9,22 @@ use ostree::gio;
 use ostree::glib::{self, VariantDict};
 
 use super::Repo;
+use super::metadata::CommitInfo;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, EventSink, EventSinkExt, NullSink};
 use crate::model::size::human_size;
 
 /// How often a running pull says how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+/// Bytes of what a pull would fetch, without the savings of static deltas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MissingObjects {
+    /// On disk.
+    pub unpacked: u64,
+    /// Over the network.
+    pub archived: u64,
+}
 
 impl Repo {
     /// Pulls one branch of a remote. Signatures are checked as the remote's configuration says (`gpg-verify`
@@ -29,6 +39,57 @@ impl Repo {
             Some(commit) => Ok(commit.to_owned()),
             None => self.resolve(&format!("{remote}:{branch}")),
         }
+    }
+
+    /// Pulls what an update can be judged by: the head of a branch and these of its files, as far as it has them. The branch
+    /// stays where it was until all of the new head is here, so that nothing takes it for a tree. What was fetched goes with
+    /// the next clean-up, or is used by the next [`Repo::pull`].
+    pub fn pull_to_look_at(
+        &self,
+        remote: &str,
+        branch: &str,
+        files: &dyn Fn(&CommitInfo) -> Vec<String>,
+        events: &dyn EventSink,
+    ) -> Result<CommitInfo> {
+        let refspec = format!("{remote}:{branch}");
+        let before = self.inner.resolve_rev(&refspec, true)?;
+        events.task(format!("Looking at {refspec}"), || {
+            let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
+            self.run_pull(remote, &options, events)?;
+            let head = self.info(&self.resolve(&refspec)?)?;
+            if !self.is_partial(&head.checksum)? {
+                return Ok(head);
+            }
+            let whole = before.filter(|commit| !self.is_partial(commit).unwrap_or(true));
+            self.inner
+                .set_ref_immediate(Some(remote), branch, whole.as_deref(), gio::Cancellable::NONE)
+                .context(|| format!("Leaving {refspec} where it was"))?;
+            let files = files(&head);
+            if !files.is_empty() {
+                let options = pull_options(&head.checksum, 0);
+                options.insert("subdirs", files);
+                self.run_pull(remote, &options, events)?;
+            }
+            Ok(head)
+        })
+    }
+
+    /// How much of a commit is not here; `None` where it does not say how large its objects are.
+    pub fn missing_objects(&self, commit: &str) -> Result<Option<MissingObjects>> {
+        let (variant, state) = self.inner.load_commit(commit).context(|| format!("Reading commit {commit}"))?;
+        if !state.contains(ostree::RepoCommitState::PARTIAL) {
+            return Ok(Some(MissingObjects::default()));
+        }
+        // Most commits have none, which libostree reports as an error.
+        let Ok(sizes) = ostree::commit_get_object_sizes(&variant) else { return Ok(None) };
+        let mut missing = MissingObjects::default();
+        for object in sizes {
+            if !self.inner.has_object(object.objtype(), &object.checksum(), gio::Cancellable::NONE)? {
+                missing.unpacked = missing.unpacked.saturating_add(object.unpacked());
+                missing.archived = missing.archived.saturating_add(object.archived());
+            }
+        }
+        Ok(Some(missing))
     }
 
     /// Pulls only the commit objects of a branch's whole history, to look versions up.
