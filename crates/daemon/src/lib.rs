@@ -93,7 +93,6 @@ async fn run(options: &Options) -> Result<()> {
     while daemon.idle_for().is_none() && daemon.transaction().is_some() {
         tokio::time::sleep(DRAIN).await;
     }
-    bus.graceful_shutdown().await;
     Ok(())
 }
 
