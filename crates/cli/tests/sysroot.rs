@@ -404,12 +404,26 @@ fn an_update_is_looked_at_without_the_image() {
 
 #[test]
 fn an_update_of_an_image_that_lists_its_packages_in_dpkg_only() {
-    let (fixture, _, second) = an_update("", &[]);
+    let (fixture, first, second) = an_update("", &[]);
     let update = fixture.run(&["upgrade", "--preview"]);
     let text = String::from_utf8(update.stdout).unwrap();
     assert!(text.contains("Upgraded: vim 2:9.1.1230-2 -> 2:9.1.1230-3\n"), "{text}");
     assert!(fixture.has_file(&second, "/usr/lib/sysimage/dpkg/status"));
     assert!(!fixture.has_file(&second, "/usr/lib/sysimage/dpkg/info/vim.list"), "a plan needs no more than that");
+    for revision in [&second, "13.2"] {
+        let preview = fixture.run(&["deploy", "--preview", revision]);
+        let text = String::from_utf8(preview.stdout).unwrap();
+        assert!(
+            text.ends_with(
+                "-base-files-13.8-amd64\n-htop-3.4.1-5-amd64\n!vim-2:9.1.1230-2-amd64\n=vim-2:9.1.1230-3-amd64\n"
+            ),
+            "{text}"
+        );
+    }
+    let missing = fixture.run(&["deploy", "version=14"]);
+    assert_eq!(missing.status.code(), Some(1), "{missing:?}");
+    assert_eq!(fixture.ostree(&["rev-parse", &format!("origin:{REF}")]).trim(), first);
+    assert!(!fixture.has_file(&second, "/usr/lib/sysimage/dpkg/info/vim.list"));
     fixture.ostree(&["fsck"]);
     // Another deployment by other means, and what was known is no longer told.
     assert_ne!(fixture.cached_update(), Value::Null);

@@ -70,12 +70,12 @@ impl UpdateDriver {
 
 /// The systemd unit of a process, from its `/proc/PID/cgroup`: the service of the system, or the scope of a session.
 pub fn unit_of(cgroup: &str) -> Option<String> {
-    // cgroup v2 has one line, `0::/system.slice/x.service`; v1 tells it by the hierarchy of systemd.
-    let path = cgroup
-        .lines()
-        .find_map(|l| l.strip_prefix("0::").or_else(|| l.split_once(":name=systemd:").map(|(_, p)| p)))?;
+    // cgroup v2 has one line, `0::/system.slice/x.service`; v1 tells it by the hierarchy of systemd, and a mixture has both lines,
+    // of which either may lead nowhere.
+    let unified = cgroup.lines().filter_map(|l| l.strip_prefix("0::"));
+    let named = cgroup.lines().filter_map(|l| l.split_once(":name=systemd:").map(|(_, path)| path));
     let unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
-    path.split('/').find(unit).map(ToOwned::to_owned)
+    unified.chain(named).find_map(|path| path.split('/').find(unit)).map(ToOwned::to_owned)
 }
 
 #[cfg(test)]
@@ -122,5 +122,6 @@ mod tests {
         assert_eq!(unit("0::/system.slice/a.service/b.scope\n"), "a.service");
         assert_eq!(unit("12:cpu:/x\n1:name=systemd:/system.slice/ssh.service\n"), "ssh.service");
         assert_eq!(unit("0::/\n"), "");
+        assert_eq!(unit("9:name=systemd:/\n1:cpu:/\n0::/system.slice/x.service\n"), "x.service");
     }
 }

@@ -36,7 +36,7 @@ pub(super) const PLANNING_FILES: &[&str] =
     &["usr/lib/sysimage/dpkg/status", "usr/lib/sysimage/dpkg/arch", "usr/lib/sysimage/apt/extended_states"];
 
 /// Where they are written, in the scratch space.
-pub(super) const GLIMPSE: &str = "glimpse";
+const GLIMPSE: &str = "glimpse";
 
 /// The parts of the outside world a transaction uses.
 pub struct Ports<'a> {
@@ -202,7 +202,9 @@ impl<'a> Transaction<'a> {
         let (commit, plan) = if origin.is_layered() {
             self.refuse_locked()?;
             let base = self.open_base(base_commit)?;
-            let Planned { config, quirks, mut plan } = self.plan(origin, &base, fresh_indexes)?;
+            let planned = self.plan(origin, &base, fresh_indexes);
+            crate::repo::remove_tree(&self.repo.extension("tmp")?.join(GLIMPSE))?;
+            let Planned { config, quirks, mut plan } = planned?;
             refuse_inactive(&plan, changes, &pending.origin()?)?;
             plan.check_kernels(&base.packages)?;
             let old = self.repo.packages(&pending.checksum()).unwrap_or_default();

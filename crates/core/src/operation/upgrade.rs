@@ -3,7 +3,7 @@
 //! What comes of it is remembered as the update that is known of ([`cached_update`]), whether it was only looked at, is
 //! downloaded, or waits for the next boot.
 
-use super::transaction::{GLIMPSE, PLANNING_FILES, Transaction};
+use super::transaction::{PLANNING_FILES, Transaction};
 use super::{PackageChanges, Report};
 use crate::advisories;
 use crate::cached_update::{self, CachedUpdate, Layer, RpmDiff};
@@ -58,8 +58,7 @@ pub fn execute(transaction: &mut Transaction<'_>, upgrade: &Upgrade<'_>) -> Resu
     if upgrade.preview {
         return preview(transaction, &origin, &target, upgrade.changes);
     }
-    let report = transaction.make_deployment(&origin, &target.checksum, upgrade.changes, true);
-    let mut report = if look_only { forget_glimpse(transaction, report)? } else { report? };
+    let mut report = transaction.make_deployment(&origin, &target.checksum, upgrade.changes, true)?;
     if !transaction.options.dry_run {
         let update = available(transaction, &origin, &target, report.plan.as_deref());
         remember(transaction, update.unwrap_or_else(|e| without_update(transaction, &e)).as_ref());
@@ -76,7 +75,7 @@ pub fn newest_base(transaction: &mut Transaction<'_>, origin: &Origin) -> Result
     let commit = match remote {
         Some(remote) if !transaction.options.cache_only => {
             let (repo, events) = (&transaction.repo, transaction.ports.events);
-            let head = repo.pull_to_look_at(remote, branch, &|_| Vec::new(), events)?;
+            let head = repo.pull_head(remote, branch, events)?;
             super::space::check_pull(&transaction.sysroot, &head.checksum, events)?;
             repo.pull(remote, branch, None, events)?
         }
@@ -94,17 +93,26 @@ pub fn newest_base(transaction: &mut Transaction<'_>, origin: &Origin) -> Result
 }
 
 /// The head of the origin's branch with no more of it than a plan needs: an image is not downloaded to say that there is one.
-fn look_at_newest(transaction: &mut Transaction<'_>, origin: &Origin) -> Result<CommitInfo> {
+pub fn look_at_newest(transaction: &mut Transaction<'_>, origin: &Origin) -> Result<CommitInfo> {
     let Some((Some(remote), branch)) = origin.remote_and_branch().filter(|_| !transaction.options.cache_only) else {
         return newest_base(transaction, origin);
     };
-    let files = |head: &CommitInfo| {
-        let planning = if origin.is_layered() { PLANNING_FILES } else { &[] };
-        // A commit that does not list its packages has them in dpkg's status only.
-        let status = if head.packages().is_none() { DPKG_STATUS } else { &[] };
-        planning.iter().chain(status).map(|path| format!("/{path}")).collect()
-    };
-    transaction.repo.pull_to_look_at(remote, branch, &files, transaction.ports.events)
+    let head = transaction.repo.pull_head(remote, branch, transaction.ports.events)?;
+    look_at(transaction, origin, remote, &head)?;
+    Ok(head)
+}
+
+/// Fetches the files of a commit that a plan of the origin's requests needs, unless all of it is here.
+pub fn look_at(transaction: &Transaction<'_>, origin: &Origin, remote: &str, commit: &CommitInfo) -> Result<()> {
+    let planning = if origin.is_layered() { PLANNING_FILES } else { &[] };
+    // A commit that does not list its packages has them in dpkg's status only.
+    let status = if commit.packages().is_none() { DPKG_STATUS } else { &[] };
+    let files: Vec<String> = planning.iter().chain(status).map(|path| format!("/{path}")).collect();
+    let repo = &transaction.repo;
+    if files.is_empty() || !repo.is_partial(&commit.checksum)? {
+        return Ok(());
+    }
+    repo.pull_files(remote, &commit.checksum, &files, transaction.ports.events)
 }
 
 /// The plan of the upgrade without carrying it out.
@@ -115,20 +123,13 @@ fn preview(
     changes: &PackageChanges,
 ) -> Result<Report> {
     let options = super::Options { dry_run: true, ..transaction.options.clone() };
-    let report = transaction.with_options(&options, |t| t.make_deployment(origin, &target.checksum, changes, true));
-    let report = forget_glimpse(transaction, report)?;
+    let report = transaction.with_options(&options, |t| t.make_deployment(origin, &target.checksum, changes, true))?;
     let update = available(transaction, origin, target, report.plan.as_deref())?;
     remember(transaction, update.as_ref());
     if update.is_none() {
         return Ok(Report { lines: vec!["No updates available.".into()], ..Report::default() });
     }
     Ok(Report { update: update.map(Box::new), ..report })
-}
-
-/// Removes what [`look_at_newest`]'s plan was made of.
-fn forget_glimpse(transaction: &Transaction<'_>, report: Result<Report>) -> Result<Report> {
-    crate::repo::remove_tree(&transaction.repo.extension("tmp")?.join(GLIMPSE))?;
-    report
 }
 
 /// The update as it is told against what runs now; `None` where nothing would be newer. `plan` is what an upgrade would do;

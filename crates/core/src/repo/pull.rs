@@ -41,37 +41,46 @@ impl Repo {
         }
     }
 
-    /// Pulls what an update can be judged by: the head of a branch and these of its files, as far as it has them. The branch
-    /// stays where it was until all of the new head is here, so that nothing takes it for a tree. What was fetched goes with
-    /// the next clean-up, or is used by the next [`Repo::pull`].
-    pub fn pull_to_look_at(
-        &self,
-        remote: &str,
-        branch: &str,
-        files: &dyn Fn(&CommitInfo) -> Vec<String>,
-        events: &dyn EventSink,
-    ) -> Result<CommitInfo> {
+    /// Pulls what an update can be judged by: the head of a branch, without its tree. The branch stays where it was until all of
+    /// the new head is here, so that nothing takes it for a tree. What was fetched goes with the next clean-up, or is used by
+    /// the next [`Repo::pull`].
+    pub fn pull_head(&self, remote: &str, branch: &str, events: &dyn EventSink) -> Result<CommitInfo> {
+        let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
+        let pull = || self.keeping_branch(remote, branch, || self.run_pull(remote, &options, events));
+        let head = events.task(format!("Looking at {remote}:{branch}"), pull)?;
+        self.info(&head)
+    }
+
+    /// Pulls the commit objects of a branch's whole history, to look versions up. Its head; the branch stays likewise.
+    pub fn pull_history(&self, remote: &str, branch: &str) -> Result<String> {
+        let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
+        options.insert("depth", -1i32);
+        self.keeping_branch(remote, branch, || self.run_pull(remote, &options, &NullSink))
+    }
+
+    /// Pulls a commit without more of its tree than these files, those that it has.
+    pub fn pull_files(&self, remote: &str, commit: &str, files: &[String], events: &dyn EventSink) -> Result<()> {
+        let commit_only = if files.is_empty() { ostree::RepoPullFlags::COMMIT_ONLY.bits() } else { 0 };
+        let options = pull_options(commit, commit_only);
+        if !files.is_empty() {
+            options.insert("subdirs", files.to_vec());
+        }
+        self.run_pull(remote, &options, events)
+    }
+
+    /// The head of a branch after a pull, and the branch back where it was unless that head is whole.
+    fn keeping_branch(&self, remote: &str, branch: &str, pull: impl FnOnce() -> Result<()>) -> Result<String> {
         let refspec = format!("{remote}:{branch}");
         let before = self.inner.resolve_rev(&refspec, true)?;
-        events.task(format!("Looking at {refspec}"), || {
-            let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
-            self.run_pull(remote, &options, events)?;
-            let head = self.info(&self.resolve(&refspec)?)?;
-            if !self.is_partial(&head.checksum)? {
-                return Ok(head);
-            }
+        pull()?;
+        let head = self.resolve(&refspec)?;
+        if self.is_partial(&head)? {
             let whole = before.filter(|commit| !self.is_partial(commit).unwrap_or(true));
             self.inner
                 .set_ref_immediate(Some(remote), branch, whole.as_deref(), gio::Cancellable::NONE)
                 .context(|| format!("Leaving {refspec} where it was"))?;
-            let files = files(&head);
-            if !files.is_empty() {
-                let options = pull_options(&head.checksum, 0);
-                options.insert("subdirs", files);
-                self.run_pull(remote, &options, events)?;
-            }
-            Ok(head)
-        })
+        }
+        Ok(head)
     }
 
     /// How much of a commit is not here; `None` where it does not say how large its objects are.
@@ -90,13 +99,6 @@ impl Repo {
             }
         }
         Ok(Some(missing))
-    }
-
-    /// Pulls only the commit objects of a branch's whole history, to look versions up.
-    pub fn pull_history(&self, remote: &str, branch: &str) -> Result<()> {
-        let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
-        options.insert("depth", -1i32);
-        self.run_pull(remote, &options, &NullSink)
     }
 
     /// Copies a commit and its branch from a repository on this machine into the local ref `branch`.
