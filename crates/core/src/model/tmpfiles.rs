@@ -87,7 +87,10 @@ impl Line {
         let (mode, user, group, age) = (field()?, field()?, field()?, field()?);
         let rest = rest.trim();
         let argument = (!rest.is_empty() && rest != "-").then(|| expand(rest));
-        if !path.starts_with('/') || !kind.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        let modifiers = kind.get(1..).unwrap_or_default();
+        let known =
+            kind.starts_with(|c: char| c.is_ascii_alphabetic()) && modifiers.chars().all(|c| "!-+=~^$?".contains(c));
+        if !path.starts_with('/') || !known {
             return None;
         }
         Some(Self { kind, path: normal(&path), mode, user, group, age, argument })
