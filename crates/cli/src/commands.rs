@@ -2,6 +2,7 @@
 
 pub(crate) mod apply_live;
 pub(crate) mod cleanup;
+pub(crate) mod complete;
 pub(crate) mod compose;
 pub(crate) mod db;
 pub(crate) mod deploy;
@@ -18,6 +19,7 @@ pub(crate) mod install;
 pub(crate) mod internals;
 pub(crate) mod kargs;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod overrides;
 pub(crate) mod rebase;
 pub(crate) mod refresh_md;

@@ -6,6 +6,7 @@ pub mod assemble;
 pub mod boot;
 pub mod catalog;
 pub mod changelog;
+pub mod completion;
 pub mod compose;
 pub mod db;
 pub mod digest;

@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use apt_ostree_core::Context;
-use clap::{Args, CommandFactory, Subcommand};
-use clap_complete::Shell;
+use clap::{Args, Subcommand};
 
-use super::App;
-use crate::args::{Cli, Failure};
+use super::{App, complete, man};
+use crate::args::Failure;
 use crate::start;
 
 #[derive(Debug, Args)]
@@ -22,21 +20,32 @@ enum Internal {
     /// Write the man pages into a directory
     Man { dir: PathBuf },
     /// Print the completions for a shell
-    Completions { shell: Shell },
+    Completions {
+        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        shell: String,
+    },
+    /// Print what the last of the words can become
+    Complete {
+        #[arg(last = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 pub(crate) fn run(app: &App, args: &InternalsArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         Internal::Man { dir } => {
-            std::fs::create_dir_all(dir).context(|| format!("Creating {}", dir.display()))?;
-            clap_mangen::generate_to(Cli::command(), dir)
-                .context(|| format!("Writing man pages to {}", dir.display()))?;
+            man::write(dir)?;
         }
         Internal::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), start::name(), &mut text);
-            app.terminal.print(&String::from_utf8_lossy(&text));
+            let script = match shell.as_str() {
+                "bash" => include_str!("../completions/bash"),
+                "zsh" => include_str!("../completions/zsh"),
+                _ => include_str!("../completions/fish"),
+            };
+            let function = start::name().replace('-', "_");
+            app.terminal.print(&script.replace("NAME", start::name()).replace("FUNCTION", &function));
         }
+        Internal::Complete { words } => return complete::run(app, words),
     }
     Ok(ExitCode::SUCCESS)
 }
