@@ -15,6 +15,7 @@ pub mod error;
 pub mod event;
 pub mod live;
 pub mod model;
+pub mod namespace;
 pub mod operation;
 pub mod plan;
 pub mod query;

@@ -335,7 +335,7 @@ impl Repo {
     /// All refs, sorted, those of remotes as `REMOTE:BRANCH`.
     pub fn refs(&self) -> Result<Vec<String>> {
         let found = self.inner.list_refs(None, gio::Cancellable::NONE)?;
-        let mut names: Vec<String> = found.into_keys().map(Into::into).collect();
+        let mut names: Vec<String> = found.into_keys().collect();
         names.sort();
         Ok(names)
     }

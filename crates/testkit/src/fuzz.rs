@@ -33,12 +33,12 @@ impl Random {
         // Close seeds must not give close sequences, and 0 would give nothing but 0.
         let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         for _ in 0..4 {
-            random.next();
+            random.number();
         }
         random
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -47,7 +47,7 @@ impl Random {
 
     /// Below `limit`; 0 for 0.
     pub fn below(&mut self, limit: usize) -> usize {
-        if limit == 0 { 0 } else { usize::try_from(self.next() >> 33).unwrap_or(0) % limit }
+        if limit == 0 { 0 } else { usize::try_from(self.number() >> 33).unwrap_or(0) % limit }
     }
 
     pub fn pick<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {

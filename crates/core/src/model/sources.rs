@@ -215,7 +215,7 @@ impl SignedBy {
             return Ok(Self::Key(value.trim().to_owned()));
         }
         let words: Vec<&str> = value.split([' ', '\t', '\n', ',']).filter(|w| !w.is_empty()).collect();
-        if words.iter().any(|word| word.starts_with("-----")) {
+        if words.iter().any(|word| word.contains("-----")) {
             return Err(Error::usage("Signed-By has a key that is not whole"));
         }
         let fingerprint = |word: &str| {

@@ -83,7 +83,7 @@ impl Line {
         let mut next = || next_word(&mut rest);
         let kind = next()??;
         let path = expand(&next()??);
-        let mut field = || Some(next()?.and_then(|w| if w == "-" { None } else { Some(w) }));
+        let mut field = || Some(next()?.and_then(|w| if w == "-" || w.is_empty() { None } else { Some(w) }));
         let (mode, user, group, age) = (field()?, field()?, field()?, field()?);
         let rest = rest.trim();
         let argument = (!rest.is_empty() && rest != "-").then(|| expand(rest));
