@@ -165,7 +165,8 @@ impl Existing {
 /// line, `None` for an unbalanced quote or a bad escape.
 #[allow(clippy::option_option)]
 fn next_word(rest: &mut &str) -> Option<Option<String>> {
-    let text = rest.trim_start();
+    // systemd knows no other blanks than these.
+    let text = rest.trim_start_matches(|c: char| c.is_ascii_whitespace());
     if text.is_empty() {
         *rest = text;
         return Some(None);
