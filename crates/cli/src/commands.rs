@@ -3,6 +3,7 @@
 pub(crate) mod apply_live;
 pub(crate) mod cancel;
 pub(crate) mod cleanup;
+pub(crate) mod complete;
 pub(crate) mod compose;
 pub(crate) mod db;
 pub(crate) mod deploy;
@@ -19,6 +20,7 @@ pub(crate) mod install;
 pub(crate) mod internals;
 pub(crate) mod kargs;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod overrides;
 pub(crate) mod packages;
 pub(crate) mod rebase;
@@ -379,6 +381,13 @@ impl App {
         self.terminal.line(&text);
     }
 
+    /// What the engine says at the end; not with `--quiet`, unless it is what was asked for.
+    pub(crate) fn say_lines(&self, report: &Report, asked_for: bool) {
+        if asked_for || !self.terminal.is_quiet() {
+            report.lines.iter().for_each(|line| self.terminal.line(line));
+        }
+    }
+
     fn show(&self, report: &Report, how: &Transaction, sysroot: &Path) {
         if how.json {
             return self.print_json(&render::report_json(report));
@@ -388,9 +397,7 @@ impl App {
                 self.terminal.print(text);
             }
         };
-        for line in &report.lines {
-            say(&format!("{line}\n"));
-        }
+        self.say_lines(report, false);
         if how.check || how.preview {
             return self.terminal.print(&match &report.update {
                 Some(update) => render::available_update(update, how.preview, how.preview),

@@ -102,3 +102,74 @@ fn the_page_and_the_parser_know_the_same() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Lines of the documentation that begin with the program, as a shell would split them.
+fn command_lines(page: &str) -> Vec<Vec<String>> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut continued = false;
+    for line in page.lines() {
+        let text = line.trim();
+        if continued {
+            let last = lines.last_mut().expect("a line that goes on");
+            *last = format!("{} {}", last.trim_end_matches('\\').trim_end(), text);
+        } else {
+            // Code is indented; `#` and `$` are prompts.
+            let Some(code) = line.strip_prefix("    ") else { continue };
+            let code = code.trim_start_matches(['#', '$', ' ']);
+            let code =
+                code.rsplit_once("$ ").filter(|(prompt, _)| prompt.ends_with(":~")).map_or(code, |(_, code)| code);
+            let code = code.strip_prefix("sudo ").unwrap_or(code);
+            if !code.starts_with("apt-ostree ") {
+                continue;
+            }
+            lines.push(code.to_owned());
+        }
+        continued = text.ends_with('\\');
+    }
+    lines.iter().map(|line| split(line)).collect()
+}
+
+fn split(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for c in line.chars().chain([' ']) {
+        match (c, quote) {
+            (c, Some(q)) if c == q => quote = None,
+            ('\'' | '"', None) => quote = Some(c),
+            (' ', None) => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            // What a shell does with the output, or says of it.
+            ('|' | '>' | ';' | '&', None) if word.is_empty() => break,
+            (c, _) => word.push(c),
+        }
+    }
+    words
+}
+
+#[test]
+fn commands_in_the_documentation_are_commands() {
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let pages = std::fs::read_dir(docs).unwrap().map(|entry| entry.unwrap().path());
+    let mut count = 0;
+    for page in pages.filter(|p| p.extension().is_some_and(|e| e == "md")) {
+        for line in command_lines(&std::fs::read_to_string(&page).unwrap()) {
+            // `…` stands for anything.
+            if line.iter().any(|word| word.contains('…')) {
+                continue;
+            }
+            count += 1;
+            if let Err(e) = <Cli as clap::Parser>::try_parse_from(&line) {
+                assert_eq!(
+                    e.kind(),
+                    clap::error::ErrorKind::DisplayHelp,
+                    "{}: {}: {e}",
+                    page.display(),
+                    line.join(" ")
+                );
+            }
+        }
+    }
+    assert!(count > 60, "only {count} lines were found");
+}

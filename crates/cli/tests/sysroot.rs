@@ -921,3 +921,61 @@ fn old_deployments_make_room_for_a_kernel() {
     assert_eq!(deployed()[1], first[2], "what would have booted stays");
     drop(mounted);
 }
+
+/// What bash offers for a line that ends at the cursor, by the script that is installed.
+fn completed(fixture: &Fixture, line: &str) -> Vec<String> {
+    const SCRIPT: &str = "source <(\"$1\" internals completions bash)\n\
+        compopt() { echo \"compopt $*\"; }\n\
+        COMP_LINE=$2 COMP_POINT=${#2} COMP_WORDBREAKS=$' \\t\\n\"\\'><=;|&(:'\n\
+        _apt_ostree apt-ostree\n\
+        printf '%s\\n' \"${COMPREPLY[@]}\"\n";
+    let bin = Path::new(env!("CARGO_BIN_EXE_apt-ostree"));
+    let path = format!("{}:{}", bin.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let line = line.replacen("apt-ostree", &format!("apt-ostree --sysroot={}", fixture.sysroot()), 1);
+    let output = Command::new("bash")
+        .args(["--norc", "-c", SCRIPT, "bash"])
+        .arg(bin)
+        .arg(line)
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn shells_complete_what_the_system_knows() {
+    let (fixture, first, second) = two_bases();
+    assert_eq!(completed(&fixture, "apt-ostree override remove v"), ["vim"]);
+    assert_eq!(completed(&fixture, "apt-ostree kargs --deploy-index "), ["0", "1"]);
+    let layered = fixture.deploy_layered(&first);
+    let lists = Path::new(&fixture.repo()).join("extensions/apt-ostree/apt/lists");
+    std::fs::create_dir_all(&lists).unwrap();
+    std::fs::write(lists.join("a_Packages"), "Package: htop\nVersion: 1\n\nPackage: hello\n\nPackage: vim\n").unwrap();
+    let offers = |line: &str, want: &[&str]| assert_eq!(completed(&fixture, line), want, "{line}");
+    offers("apt-ostree fin", &["finalize-deployment"]);
+    offers("apt-ostree override re", &["remove", "replace", "reset"]);
+    offers("apt-ostree install --app", &["--apply-live"]);
+    offers("apt-ostree install h", &["hello", "htop"]);
+    offers("apt-ostree install htop v", &["vim"]);
+    offers("apt-ostree install ./a", &["compopt -o default"]);
+    offers("apt-ostree compose tree ", &["compopt -o default"]);
+    offers("apt-ostree uninstall ", &["curl", "hello-2.10-3.amd64", "vim", "zsh"]);
+    offers("apt-ostree override reset ", &["ghost", "nano"]);
+    offers("apt-ostree kargs --delete-if-present=q", &["quiet"]);
+    offers("apt-ostree kargs --delete=root=", &["LABEL=x"]);
+    offers("apt-ostree rebase origin:deb", &["debian/13/amd64/minimal"]);
+    offers("apt-ostree rebase --remote ", &["origin"]);
+    offers("apt-ostree deploy version=", &["13.1", "13.2"]);
+    offers(&format!("apt-ostree db diff {}", &second[..12]), &[&second]);
+    offers(&format!("apt-ostree db diff {} {}", &first[..12], &layered[..12]), &[&layered]);
+    offers("apt-ostree status --stateroot ", &[]);
+    offers("apt-ostree history --stateroot ", &["debian"]);
+    // Where nothing is known nothing is said.
+    let output = Command::new(env!("CARGO_BIN_EXE_apt-ostree"))
+        .args(["internals", "complete", "--", "--sysroot=/nonexistent", "install", ""])
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+}

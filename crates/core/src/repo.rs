@@ -352,6 +352,19 @@ impl Repo {
         remove_tree(&self.extension("tmp")?)
     }
 
+    /// All refs, sorted, those of remotes as `REMOTE:BRANCH`.
+    pub fn refs(&self) -> Result<Vec<String>> {
+        let found = self.inner.list_refs(None, gio::Cancellable::NONE)?;
+        let mut names: Vec<String> = found.into_keys().collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Names of the remotes.
+    pub fn remotes(&self) -> Vec<String> {
+        self.inner.remote_list().into_iter().map(Into::into).collect()
+    }
+
     /// Points `rpmostree/base/N` at exactly these commits, so that a prune keeps them.
     pub fn set_base_refs(&self, bases: &[String]) -> Result<()> {
         let mut wanted: Vec<&String> = bases.iter().collect();

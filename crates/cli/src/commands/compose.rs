@@ -237,9 +237,7 @@ pub(crate) fn run(app: &App, args: ComposeArgs) -> Result<ExitCode, Failure> {
     let request = Request { sysroot: PathBuf::new(), stateroot: None, verb: Verb::ComposeTree(compose), options };
     let (report, _) = app.work(request, document)?;
     drop(scratch);
-    if document || !app.terminal.is_quiet() {
-        report.lines.iter().for_each(|line| app.terminal.line(line));
-    }
+    app.say_lines(&report, document);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -152,11 +152,9 @@ pub(crate) fn run(app: &App, args: DiskImageArgs) -> Result<ExitCode, Failure> {
     let request =
         Request { sysroot: PathBuf::new(), stateroot, verb: Verb::DiskImage(image), options: Options::default() };
     let (report, _) = app.work(request, false)?;
-    if !app.terminal.is_quiet() {
-        report.lines.iter().for_each(|line| app.terminal.line(line));
-        if !follows {
-            app.terminal.line("The machine follows no remote; give it one with --remote, or later with rebase.");
-        }
+    app.say_lines(&report, false);
+    if !follows && !app.terminal.is_quiet() {
+        app.terminal.line("The machine follows no remote; give it one with --remote, or later with rebase.");
     }
     Ok(ExitCode::SUCCESS)
 }

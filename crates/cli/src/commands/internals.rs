@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use apt_ostree_core::Context;
-use clap::{Args, CommandFactory, Subcommand};
-use clap_complete::Shell;
+use clap::{Args, Subcommand};
 
-use super::{App, packages};
-use crate::args::{Cli, Failure};
+use super::{App, complete, man, packages};
+use crate::args::Failure;
 use crate::start;
 
 #[derive(Debug, Args)]
@@ -24,22 +22,33 @@ enum Internal {
     /// Answer the service's questions about packages
     Packages(packages::PackagesArgs),
     /// Print the completions for a shell
-    Completions { shell: Shell },
+    Completions {
+        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        shell: String,
+    },
+    /// Print what the last of the words can become
+    Complete {
+        #[arg(last = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 pub(crate) fn run(app: &App, args: &InternalsArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         Internal::Man { dir } => {
-            std::fs::create_dir_all(dir).context(|| format!("Creating {}", dir.display()))?;
-            clap_mangen::generate_to(Cli::command(), dir)
-                .context(|| format!("Writing man pages to {}", dir.display()))?;
+            man::write(dir)?;
         }
         Internal::Packages(args) => return packages::run(app, args),
         Internal::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), start::name(), &mut text);
-            app.terminal.print(&String::from_utf8_lossy(&text));
+            let script = match shell.as_str() {
+                "bash" => include_str!("../completions/bash"),
+                "zsh" => include_str!("../completions/zsh"),
+                _ => include_str!("../completions/fish"),
+            };
+            let function = start::name().replace('-', "_");
+            app.terminal.print(&script.replace("NAME", start::name()).replace("FUNCTION", &function));
         }
+        Internal::Complete { words } => return complete::run(app, words),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -384,18 +384,9 @@ pub(super) fn describe(path: &Path) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn tree(files: &[&str]) -> (tempfile::TempDir, Tree) {
-        let dir = tempfile::tempdir().unwrap();
-        let tree = Tree::new(dir.path());
-        for path in files {
-            tree.write(path, *path, 0o644).unwrap();
-        }
-        (dir, tree)
-    }
-
     #[test]
     fn two_kernels_are_named_with_their_packages() {
-        let (_dir, tree) = tree(&["/boot/vmlinuz-6.1", "/boot/vmlinuz-6.2", "/usr/lib/modules/6.2/vmlinuz"]);
+        let (_dir, tree) = Tree::with(&["/boot/vmlinuz-6.1", "/boot/vmlinuz-6.2", "/usr/lib/modules/6.2/vmlinuz"]);
         tree.write("/var/lib/dpkg/info/linux-image-6.1.list", "/.\n/boot/vmlinuz-6.1\n", 0o644).unwrap();
         let found = find(&tree).unwrap();
         assert_eq!(found.len(), 2);
@@ -408,7 +399,7 @@ mod tests {
 
     #[test]
     fn files_of_the_kernel_leave_boot() {
-        let (_dir, tree) = tree(&[
+        let (_dir, tree) = Tree::with(&[
             "/boot/vmlinuz-6.1",
             "/boot/System.map-6.1",
             "/boot/config-6.1",
@@ -430,7 +421,7 @@ mod tests {
 
     #[test]
     fn the_digest_sees_content_and_names_only() {
-        let (_dir, tree) = tree(&["/usr/bin/a", "/etc/dracut.conf", "/usr/share/doc/x"]);
+        let (_dir, tree) = Tree::with(&["/usr/bin/a", "/etc/dracut.conf", "/usr/share/doc/x"]);
         let first = digest(&tree, "6.1", &[]).unwrap();
         tree.write("/usr/share/doc/x", "other", 0o644).unwrap();
         tree.write("/usr/bin/a", "/usr/bin/a", 0o644).unwrap();

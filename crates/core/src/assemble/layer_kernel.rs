@@ -252,21 +252,12 @@ fn describe(etc: &Path, name: &Path, text: &mut String) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn tree(files: &[&str]) -> (tempfile::TempDir, Tree) {
-        let dir = tempfile::tempdir().unwrap();
-        let tree = Tree::new(dir.path());
-        for path in files {
-            tree.write(path, *path, 0o644).unwrap();
-        }
-        (dir, tree)
-    }
-
     #[test]
     fn a_replaced_kernel_leaves_nothing_but_what_others_own() {
-        let (_base, base) = tree(&["/usr/lib/modules/6.1/vmlinuz"]);
+        let (_base, base) = Tree::with(&["/usr/lib/modules/6.1/vmlinuz"]);
         let list = |path: &str| format!("/.\n{path}\n");
         // dpkg has removed the package of 6.1; its generated files and somebody's module are left.
-        let (_dir, after) = tree(&[
+        let (_dir, after) = Tree::with(&[
             "/usr/lib/modules/6.1/vmlinuz",
             "/usr/lib/modules/6.1/initramfs.img",
             "/usr/lib/modules/6.1/modules.dep",
@@ -285,9 +276,9 @@ mod tests {
 
     #[test]
     fn the_same_kernel_in_another_build() {
-        let (_base, base) = tree(&["/usr/lib/modules/6.1/vmlinuz"]);
+        let (_base, base) = Tree::with(&["/usr/lib/modules/6.1/vmlinuz"]);
         let (_dir, after) =
-            tree(&["/usr/lib/modules/6.1/vmlinuz", "/usr/lib/modules/6.1/kernel/a.ko", "/boot/vmlinuz-6.1"]);
+            Tree::with(&["/usr/lib/modules/6.1/vmlinuz", "/usr/lib/modules/6.1/kernel/a.ko", "/boot/vmlinuz-6.1"]);
         after.write("/usr/lib/sysimage/dpkg/info/linux-image-6.1.list", "/.\n/boot/vmlinuz-6.1\n", 0o644).unwrap();
         drop_replaced(&base, &after).unwrap();
         assert!(!after.exists("/usr/lib/modules/6.1/vmlinuz"), "the old image would win over the new one");
@@ -300,20 +291,20 @@ mod tests {
 
     #[test]
     fn one_kernel_and_not_none() {
-        assert!(one_kernel(&tree(&["/usr/bin/a"]).1).unwrap_err().to_string().contains("left to boot"));
-        let two = tree(&["/boot/vmlinuz-6.1", "/usr/lib/modules/6.2/vmlinuz"]);
+        assert!(one_kernel(&Tree::with(&["/usr/bin/a"]).1).unwrap_err().to_string().contains("left to boot"));
+        let two = Tree::with(&["/boot/vmlinuz-6.1", "/usr/lib/modules/6.2/vmlinuz"]);
         assert!(one_kernel(&two.1).unwrap_err().to_string().contains("2 kernels: 6.1, 6.2"));
     }
 
     #[test]
     fn the_machine_counts_where_dracut_looks() {
-        let (dir, machine) = tree(&["/crypttab", "/dracut.conf.d/a.conf", "/hosts"]);
+        let (dir, machine) = Tree::with(&["/crypttab", "/dracut.conf.d/a.conf", "/hosts"]);
         let first = etc_digest(dir.path()).unwrap();
         machine.write("/hosts", "other", 0o644).unwrap();
         assert_eq!(etc_digest(dir.path()).unwrap(), first);
         machine.write("/dracut.conf.d/a.conf", "other", 0o644).unwrap();
         assert_ne!(etc_digest(dir.path()).unwrap(), first);
-        let (copy, tree) = tree(&["/crypttab", "/fstab", "/dracut.conf.d/b.conf", "/hosts"]);
+        let (copy, tree) = Tree::with(&["/crypttab", "/fstab", "/dracut.conf.d/b.conf", "/hosts"]);
         take_machine_files(dir.path(), copy.path()).unwrap();
         assert_eq!(tree.entries("/").unwrap(), ["crypttab", "dracut.conf.d", "hosts"]);
         assert_eq!(tree.entries("/dracut.conf.d").unwrap(), ["a.conf"]);

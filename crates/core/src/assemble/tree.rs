@@ -23,6 +23,17 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// A directory with these files, each with its own path as content.
+    #[cfg(test)]
+    pub(crate) fn with(files: &[&str]) -> (tempfile::TempDir, Self) {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Self::new(dir.path());
+        for path in files {
+            tree.write(path, *path, 0o644).unwrap();
+        }
+        (dir, tree)
+    }
+
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }

@@ -1,7 +1,7 @@
 //! The mounts on `/usr`: reading them, and switching to another tree.
 //!
 //! A transaction has a mount namespace of its own, in which nothing that it mounts is seen by others. The switch has to
-//! reach everyone, so [`in_host_namespace`] runs it on a thread that has entered the namespace of process 1; from there
+//! reach everyone, so [`crate::namespace::of_the_system`] runs it on a thread that has entered the namespace of process 1; from there
 //! it propagates into the namespaces of services.
 
 use std::ffi::{CString, OsStr, OsString};
@@ -135,31 +135,8 @@ pub struct Target {
     pub live: Option<(String, PathBuf)>,
 }
 
-/// Runs `work` where the mounts are everybody's: in the mount namespace of process 1.
-pub fn in_host_namespace<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let enter = || -> Result<()> {
-        let namespace = fs::File::open("/proc/1/ns/mnt")?;
-        // A namespace can only be entered by who shares root and working directory with no other thread.
-        #[expect(deprecated, reason = "CLONE_FS has no influence on memory or descriptors; its replacement is unsafe")]
-        rustix::thread::unshare(rustix::thread::UnshareFlags::FS)?;
-        rustix::thread::move_into_link_name_space(
-            std::os::fd::AsFd::as_fd(&namespace),
-            Some(rustix::thread::LinkNameSpaceType::Mount),
-        )?;
-        Ok(())
-    };
-    let run = || {
-        enter().context(|| "Entering the mount namespace of the system")?;
-        work()
-    };
-    std::thread::scope(|scope| match scope.spawn(run).join() {
-        Ok(outcome) => outcome,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
-}
-
 /// Makes `/usr` show another tree, at once. Mounts below `/usr` come along: state overlays are made anew over what the
-/// new tree has, others are bound to their place. Within [`in_host_namespace`].
+/// new tree has, others are bound to their place. Within [`crate::namespace::of_the_system`].
 pub fn switch(target: &Target) -> Result<()> {
     let mounts = below(&of_the_system()?);
     let staging = Path::new(STAGING);

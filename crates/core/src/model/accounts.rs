@@ -345,7 +345,7 @@ impl IdLock {
             return Err(Error::failed(format!("{file}: the id lock was written by a newer apt-ostree"))
                 .hint("Update apt-ostree, then try again."));
         }
-        for (number, line) in text.lines().enumerate() {
+        for (number, line) in text.lines().map(str::trim_end).enumerate() {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }

@@ -63,7 +63,7 @@ pub fn stanzas(text: &str) -> impl Iterator<Item = Stanza> {
             if line.starts_with('#') {
                 continue;
             }
-            if let Some(rest) = line.strip_prefix([' ', '\t']) {
+            if let Some(rest) = line.strip_prefix([' ', '\t']).map(str::trim_end) {
                 if let Some((_, value)) = stanza.fields.last_mut() {
                     value.push('\n');
                     value.push_str(if rest == "." { "" } else { rest });

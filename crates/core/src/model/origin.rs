@@ -53,7 +53,7 @@ pub struct RemoteOverride {
 
 impl RemoteOverride {
     fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split(',').map(str::to_owned);
+        let mut parts = text.split(',').map(|part| part.trim().to_owned());
         let parsed = Self { source: parts.next()?, packages: parts.collect() };
         (!parsed.packages.is_empty() && parsed.requests().is_ok()).then_some(parsed)
     }

@@ -84,7 +84,7 @@ impl Source {
         let mut options: Vec<(String, String)> = Vec::new();
         for (key, value) in stanza.fields().filter(|(k, _)| FIELDS.iter().all(|f| !f.eq_ignore_ascii_case(k))) {
             if options.iter().all(|(known, _)| !known.eq_ignore_ascii_case(key)) {
-                options.push((key.to_owned(), value.to_owned()));
+                options.push((key.to_owned(), value.trim().to_owned()));
             }
         }
         let mut source = Self {
@@ -215,6 +215,9 @@ impl SignedBy {
             return Ok(Self::Key(value.trim().to_owned()));
         }
         let words: Vec<&str> = value.split([' ', '\t', '\n', ',']).filter(|w| !w.is_empty()).collect();
+        if words.iter().any(|word| word.contains("-----")) {
+            return Err(Error::usage("Signed-By has a key that is not whole"));
+        }
         let fingerprint = |word: &str| {
             let word = word.strip_suffix('!').unwrap_or(word);
             word.len() >= 16 && word.bytes().all(|c| c.is_ascii_hexdigit())

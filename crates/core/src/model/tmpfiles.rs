@@ -83,11 +83,14 @@ impl Line {
         let mut next = || next_word(&mut rest);
         let kind = next()??;
         let path = expand(&next()??);
-        let mut field = || Some(next()?.and_then(|w| if w == "-" { None } else { Some(w) }));
+        let mut field = || Some(next()?.and_then(|w| if w == "-" || w.is_empty() { None } else { Some(w) }));
         let (mode, user, group, age) = (field()?, field()?, field()?, field()?);
         let rest = rest.trim();
         let argument = (!rest.is_empty() && rest != "-").then(|| expand(rest));
-        if !path.starts_with('/') || !kind.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        let modifiers = kind.get(1..).unwrap_or_default();
+        let known =
+            kind.starts_with(|c: char| c.is_ascii_alphabetic()) && modifiers.chars().all(|c| "!-+=~^$?".contains(c));
+        if !path.starts_with('/') || !known {
             return None;
         }
         Some(Self { kind, path: normal(&path), mode, user, group, age, argument })
@@ -162,7 +165,8 @@ impl Existing {
 /// line, `None` for an unbalanced quote or a bad escape.
 #[allow(clippy::option_option)]
 fn next_word(rest: &mut &str) -> Option<Option<String>> {
-    let text = rest.trim_start();
+    // systemd knows no other blanks than these.
+    let text = rest.trim_start_matches(|c: char| c.is_ascii_whitespace());
     if text.is_empty() {
         *rest = text;
         return Some(None);

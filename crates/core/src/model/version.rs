@@ -11,7 +11,7 @@ pub fn split(version: &str) -> (&str, &str, &str) {
 
 /// The reverse of [`split`]; an epoch that is empty or 0 is left out, unless what follows would be taken for one.
 pub fn join(epoch: &str, upstream: &str, revision: &str) -> String {
-    let needless = matches!(epoch, "" | "0") && !upstream.contains(':');
+    let needless = matches!(epoch, "" | "0") && !upstream.contains(':') && !revision.contains(':');
     let epoch = if needless { String::new() } else { format!("{}:", if epoch.is_empty() { "0" } else { epoch }) };
     let revision = if revision.is_empty() { String::new() } else { format!("-{revision}") };
     format!("{epoch}{upstream}{revision}")

@@ -15,6 +15,7 @@ use crate::live::mounts::{self, Target};
 use crate::live::state::{self, LiveState};
 use crate::live::{KERNEL, etc, layer};
 use crate::model::diff::PackageDiff;
+use crate::namespace;
 use crate::repo::trees::Change;
 use crate::sysroot::Deployment;
 
@@ -162,7 +163,7 @@ fn switch(transaction: &Transaction<'_>, plan: &Move) -> Result<()> {
     };
     let booted = transaction.sysroot.directory(&plan.booted).join("usr");
     let target = Target { booted, live };
-    events.task("Updating /usr", || mounts::in_host_namespace(|| mounts::switch(&target)))
+    events.task("Updating /usr", || namespace::of_the_system(|| mounts::switch(&target)))
 }
 
 /// What the new tree wants done: accounts, files in /run and /var, and that daemons read their configuration again.
@@ -182,7 +183,7 @@ fn follow(changes: &[Change], events: &dyn EventSink) -> Result<()> {
     }
     events
         .task("Running systemd-tmpfiles for /run and /var", || {
-            mounts::in_host_namespace(|| commands.iter().map(|c| run(c)).collect::<Result<Vec<_>>>())
+            namespace::of_the_system(|| commands.iter().map(|c| run(c)).collect::<Result<Vec<_>>>())
         })?
         .into_iter()
         .flatten()

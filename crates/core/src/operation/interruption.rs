@@ -3,32 +3,18 @@
 
 use std::path::Path;
 
-use rustix::mount::MountPropagationFlags;
-use rustix::thread::UnshareFlags;
-
 use crate::error::Result;
+use crate::namespace;
 use crate::repo::Repo;
 use crate::sysroot::Sysroot;
 
 /// Empties the scratch space of a sysroot, unless somebody else is at work there by now. In a mount namespace of its own,
-/// where libostree makes a read-only `/sysroot` writable, and so on a thread of its own.
+/// where libostree makes a read-only `/sysroot` writable.
 pub fn clean_sysroot(path: &Path) -> Result<()> {
-    let clean = || -> Result<()> {
-        if rustix::process::geteuid().is_root() {
-            #[expect(
-                deprecated,
-                reason = "neither flag has influence on memory or descriptors; its replacement is unsafe"
-            )]
-            rustix::thread::unshare(UnshareFlags::FS | UnshareFlags::NEWNS)?;
-            rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        }
+    namespace::of_its_own(|| {
         let mut sysroot = Sysroot::open_for_change(path)?;
         sysroot.lock()?;
         crate::repo::remove_tree(&sysroot.repo().extension("tmp")?)
-    };
-    std::thread::scope(|scope| match scope.spawn(clean).join() {
-        Ok(outcome) => outcome,
-        Err(panic) => std::panic::resume_unwind(panic),
     })
 }
 

@@ -309,6 +309,16 @@ pub fn archives_to_variant(archives: &[ArchiveInfo]) -> Variant {
 
 /// A JSON value as libostree metadata: strings, booleans, integers, lists of strings, and objects as `a{sv}`.
 pub fn json_to_variant(value: &Value) -> Result<Variant> {
+    let text = |text: &str| match text.contains('\0') {
+        true => Err(Error::usage(format!("{text:?} has a NUL character, which no GVariant string can have"))),
+        false => Ok(()),
+    };
+    match value {
+        Value::String(s) => text(s)?,
+        Value::Array(list) => list.iter().filter_map(Value::as_str).try_for_each(text)?,
+        Value::Object(map) => map.keys().try_for_each(|key| text(key))?,
+        _ => {}
+    }
     Ok(match value {
         Value::String(s) => s.to_variant(),
         Value::Bool(b) => b.to_variant(),

@@ -146,6 +146,10 @@ impl Keys<'_> {
             rest = after;
         }
         out.push_str(rest);
+        // It would be replaced when what --print-only shows is loaded.
+        if out.contains("${") {
+            return Err(at.error(format!("'{what}': a variable in '{text}' has a '${{' itself")));
+        }
         Ok(out)
     }
 

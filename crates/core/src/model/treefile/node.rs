@@ -221,6 +221,8 @@ impl Builder {
                 };
                 self.push(Node { at: frame.at, value }, frame.anchor)
             }
+            // What it would become (a file name, an argument, a pattern) ends at a NUL, or cannot have one.
+            Event::Scalar(text, ..) if text.contains('\0') => Err(at.error("a text has a NUL character")),
             Event::Scalar(text, style, anchor, tag) => {
                 if self.wants_key() {
                     return self.key(text.into_owned(), at);
@@ -339,6 +341,8 @@ mod tests {
             ("x: 1\n\ty: 2\n", "t.yaml:1: not valid YAML"),
             ("? [a]\n: b\n", "t.yaml:1: a key must be a string"),
             ("a: &x [*x]\n", "t.yaml:1:"),
+            ("a: \"x\\0y\"\n", "t.yaml:1: a text has a NUL"),
+            ("a: 1\n\"x\\0\": 2\n", "t.yaml:2: a text has a NUL"),
             ("a: !!int b\n", "t.yaml:1: 'b' does not fit"),
             ("", "t.yaml: the file is empty"),
             ("# only\n", "t.yaml: the file is empty"),
