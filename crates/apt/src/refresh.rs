@@ -107,6 +107,19 @@ fn any_list(config: &SourceConfig) -> bool {
     entries.flatten().any(|e| e.file_name() != "lock" && e.file_type().is_ok_and(|t| t.is_file()))
 }
 
+/// Removes all lists; false when there were none.
+fn drop_lists(config: &SourceConfig) -> Result<bool> {
+    let folder = config.state.join("lists");
+    let mut dropped = false;
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        if entry.file_name() != "lock" && entry.file_type().is_ok_and(|t| t.is_file()) {
+            fs::remove_file(entry.path()).context(|| format!("Removing {}", entry.path().display()))?;
+            dropped = true;
+        }
+    }
+    Ok(dropped)
+}
+
 pub(crate) fn refresh(config: &SourceConfig, events: &dyn EventSink) -> Result<()> {
     if config.offline {
         return Err(Error::new(ErrorKind::Network, "The package indexes cannot be updated without the network")
@@ -120,7 +133,16 @@ pub(crate) fn refresh(config: &SourceConfig, events: &dyn EventSink) -> Result<(
     }
     let session = Session::configure(config, &[])?;
     events.emit(Event::TaskBegin { text: "Updating package indexes".into() });
-    let cache = session.open(&[])?;
+    let cache = match session.open(&[]) {
+        Ok(cache) => cache,
+        // A list that cannot be read, as a power cut in the middle of a refresh leaves it, would stand in the way of the new one.
+        Err(error) => {
+            if !drop_lists(config)? {
+                return Err(error);
+            }
+            session.open(&[])?
+        }
+    };
     let failures = Rc::new(RefCell::new(Vec::new()));
     let mut progress =
         AcquireProgress::new(Progress { events, failures: Rc::clone(&failures), present: 0, total: None });
@@ -138,6 +160,10 @@ pub(crate) fn refresh(config: &SourceConfig, events: &dyn EventSink) -> Result<(
         }
         return Err(error).context(|| "Updating the package indexes");
     }
+    // The stamp vouches for the lists: they reach the disk before it.
+    let lists = config.state.join("lists");
+    let folder = fs::File::open(&lists).context(|| format!("Opening {}", lists.display()))?;
+    rustix::fs::syncfs(&folder).context(|| format!("Writing {} to disk", lists.display()))?;
     fs::write(&path, stamp(config)).context(|| format!("Writing {}", path.display()))?;
     for (_, warning) in messages {
         events.emit(Event::Warning { text: warning });

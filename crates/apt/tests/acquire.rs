@@ -71,6 +71,24 @@ fn downloads_once_and_reports_progress() {
     });
 }
 
+/// What a power cut in the middle of a refresh leaves: files without content, and no stamp.
+#[test]
+fn lists_that_a_power_cut_emptied_are_fetched_again() {
+    isolated(|| {
+        let (mut world, _server) = http_world();
+        world.refresh().unwrap();
+        let lists = world.config.state.join("lists");
+        let files =
+            || fs::read_dir(&lists).unwrap().flatten().filter(|e| e.path().is_file() && e.file_name() != "lock");
+        assert!(files().count() >= 2);
+        files().for_each(|e| fs::write(e.path(), "").unwrap());
+        fs::remove_file(world.config.state.join("etc/refreshed")).unwrap();
+        world.refresh().unwrap();
+        assert!(world.source.has_indexes(&world.config).unwrap());
+        world.solve(&task(&["app"])).unwrap();
+    });
+}
+
 #[test]
 fn a_second_refresh_sees_new_packages() {
     isolated(|| {
