@@ -37,7 +37,14 @@ impl Machine {
         world.sysroot.set_sources(&format!("{}\n{}", debian.join("\n"), world.archive.sources("stable")));
         let deb = package(&world);
         world.sysroot.ok(&["install", &deb.to_string_lossy(), "polkitd"]);
-        // Inside there is no network: what is layered from now on is the world's.
+        // Inside there is no network: what was fetched is in the world's archive from now on.
+        let fetched = world.sysroot.repo().join("extensions/apt-ostree/apt/archives");
+        for file in std::fs::read_dir(fetched).expect("downloaded packages").flatten() {
+            if file.path().extension().is_some_and(|e| e == "deb") {
+                world.archive.add_file("stable", &file.path());
+            }
+        }
+        world.archive.publish();
         world.sysroot.set_sources(&world.archive.sources("stable"));
         Self { world, server }
     }

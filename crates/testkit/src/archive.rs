@@ -116,6 +116,15 @@ impl Archive {
         deb.build(&self.dir.join("pool").join(suite))
     }
 
+    /// Puts a package that is there already into a suite. Visible after the next [`Archive::publish`].
+    pub fn add_file(&mut self, suite: &str, deb: &Path) {
+        self.suites.entry(suite.into()).or_default();
+        let pool = self.dir.join("pool").join(suite);
+        fs::create_dir_all(&pool).unwrap_or_else(|e| panic!("cannot make {}: {e}", pool.display()));
+        let place = pool.join(deb.file_name().expect("a file"));
+        fs::copy(deb, &place).unwrap_or_else(|e| panic!("cannot copy {}: {e}", deb.display()));
+    }
+
     /// Takes packages out of a suite by name. Visible after the next [`Archive::publish`].
     pub fn remove(&mut self, suite: &str, name: &str) {
         for path in self.debs(suite, name) {
