@@ -193,3 +193,56 @@ fn a_layer_is_kept_over_an_upgrade_and_a_rollback() {
     assert_eq!(bare.get("base-checksum"), None);
     story.done();
 }
+
+/// An update that is known of, staged by the policy and booted; and another program that decides about updates meanwhile.
+#[test]
+fn updates_that_nobody_asks_for() {
+    let mut story = Story::new();
+    story.publish(&[small("kit-a", "1.0")]);
+    story.server.set(BRANCH, &base().v2);
+    let found = story.boot(
+        "apt-ostree upgrade --check; apt-ostree status
+         printf '[Daemon]\\nAutomaticUpdatePolicy=check\\n' > /etc/apt-ostreed.conf
+         apt-ostree upgrade --quiet --trigger-automatic-update-policy
+         apt-ostree status; runuser -u nobody -- apt-ostree status --json > /dev/null",
+    );
+    let found = found.says(&["\n\nAvailableUpdate:\n        Version: 13.1 (", "Diff: 2 upgraded, 1 removed, 1 added"]);
+    found.says(&["AutomaticUpdates: check; apt-ostreed-automatic.timer: inactive\n"]);
+    let document = story.boot("apt-ostree status --json").json();
+    assert_eq!(document["cached-update"]["checksum"], base().v2.as_str());
+    assert_eq!(document["cached-update"]["update-sha256"], base().v1.as_str());
+
+    let staged = story.boot(
+        "printf '[Daemon]\\nAutomaticUpdatePolicy=stage\\n' > /etc/apt-ostreed.conf
+         apt-ostree upgrade --quiet --trigger-automatic-update-policy > /dev/null
+         apt-ostree upgrade --check > /run/said 2>&1; grep -q 'automatic updates (stage)' /run/said; grep -q 'Version: 13.1' /run/said
+         refused apt-ostree upgrade --unchanged-exit-77 > /run/said; grep -q 'No upgrade available.' /run/said
+         apt-ostree status > /run/said; ! grep AvailableUpdate /run/said
+         apt-ostree status --json",
+    );
+    let staged = staged.json();
+    assert_eq!(staged["cached-update"]["deployment"], staged["deployments"][0]["id"]);
+    assert_eq!((&staged["deployments"][0]["staged"], &staged["update-driver"]), (&true.into(), &Value::Null));
+
+    let driven = story.boot(
+        "same \"$(apt-ostree status --json | grep -c '\"cached-update\": null')\" 1
+         systemd-run --quiet --setenv=PATH=\"$PATH\" --unit=kit-driver.service sh -c 'apt-ostree deploy \"\" --register-driver=Kit && exec sleep infinity'
+         for i in $(seq 100); do [ -e /run/rpm-ostree/update-driver.gv ] && break; sleep 0.2; done
+         refused apt-ostree upgrade; refused apt-ostree deploy 13; refused apt-ostree rebase kit:other
+         apt-ostree upgrade --bypass-driver; apt-ostree install kit-a
+         apt-ostree status; apt-ostree status -J '$.update-driver'
+         systemctl stop kit-driver.service; apt-ostree upgrade",
+    );
+    driven
+        .says(&[
+            "error: Updates and deployments are driven by Kit (kit-driver.service)\n",
+            "hint: Use --bypass-driver to bypass Kit and perform the operation anyways.\n",
+            "AutomaticUpdatesDriver: Kit (kit-driver.service)\n  DriverState: active\n",
+            "\"driver-sd-unit\": \"kit-driver.service\"",
+        ])
+        .never_says(&["was allowed", "AvailableUpdate"]);
+    let last = story.boot("apt-ostree status --json").json();
+    assert_eq!((&last["update-driver"], &last["cached-update"]), (&Value::Null, &Value::Null));
+    assert_eq!(last["deployments"][0]["base-checksum"], base().v2.as_str());
+    story.done();
+}

@@ -287,3 +287,31 @@ fn a_policy_for_upgrades_of_the_base() {
     assert_eq!(world.installed(0, "kit-base").as_deref(), Some("1.5"));
     world.done();
 }
+
+/// The settings that rpm-ostree has as well, from its own file too: nothing assembled on a machine, nothing recommended.
+#[test]
+fn a_machine_that_takes_images_as_they_are() {
+    let mut world = World::new();
+    world.publish(&[small("kit-a", "1.0").recommends("kit-b"), small("kit-b", "1.0")]);
+    let sysroot = &world.sysroot;
+    let settings = |name: &str, text: &str| {
+        fs::write(sysroot.deployment(0).join("etc").join(name), text).expect("own deployment");
+    };
+    settings("rpm-ostreed.conf", "[Daemon]\nRecommends=false\nLockLayering=false\n[Other]\nx=1\n");
+    sysroot.ok(&["install", "kit-a"]);
+    assert_eq!(world.installed(0, "kit-b"), None, "it is only recommended");
+    settings("apt-ostreed.conf", "[Daemon]\nLockLayering=true\nRecommends=true\n");
+    for change in [&["install", "kit-b"][..], &["override", "remove", "kit-dropped"], &["initramfs", "--enable"]] {
+        sysroot.refuses(change).says(&["Layering is locked", "LockLayering", "apt-ostree reset"]);
+    }
+    sysroot.refuses(&["upgrade"]).says(&["Layering is locked"]);
+    sysroot.refuses(&["upgrade", "--check"]).says(&["Layering is locked"]);
+    sysroot.ok(&["kargs", "--append=x=1"]);
+    sysroot.ok(&["reset"]);
+    assert_eq!(sysroot.field(0, "checksum"), base().v1);
+    sysroot.unchanged(0, &["upgrade"]).says(&["No upgrade available."]);
+    settings("apt-ostreed.conf", "[Daemon]\nLockLayering=false\n");
+    settings("rpm-ostreed.conf", "[Daemon]\nLockLayering=true\n");
+    sysroot.ok(&["install", "kit-a"]);
+    world.done();
+}

@@ -14,7 +14,7 @@ use crate::bases::{BRANCH, TREE, base};
 use crate::world::{World, small};
 
 /// The package, of cargo's debug profile.
-fn package(world: &World) -> PathBuf {
+pub(crate) fn package(world: &World) -> PathBuf {
     let dir = world.dir.join("deb");
     let output = run(Command::new(format!("{TREE}/scripts/deb")).arg("--noopt").arg(&dir));
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())

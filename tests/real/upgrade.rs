@@ -115,6 +115,107 @@ fn from_an_http_server() {
     world.done();
 }
 
+/// Looking for updates downloads no image: the commit, and what a plan of the layered packages is made with.
+#[test]
+fn an_update_is_planned_without_its_image() {
+    let mut world = World::new();
+    world.publish(&[small("kit-a", "1.0").depends("kit-base")]);
+    let server = Server::new(&archive_repo(), &world.dir.join("http"));
+    server.set(BRANCH, &base().v1);
+    let http = HttpServer::start(server.dir());
+    world.add_remote("kit", &http.url());
+    let refspec = format!("kit:{BRANCH}");
+    world.sysroot.ok(&["rebase", &refspec, "--install", "kit-a"]);
+    world.publish(&[small("kit-a", "2.0").depends("kit-base (>= 2.0)")]);
+    server.set(BRANCH, &base().v2);
+    let sysroot = &world.sysroot;
+    http.clear();
+    sysroot.unchanged(0, &["upgrade", "--preview"]).says(&[
+        "Looking at kit:",
+        "Upgraded: kit-a 1.0 -> 2.0",
+        "kit-base 1.0 -> 2.0",
+        "Added: kit-new-1.0.amd64",
+    ]);
+    let files = http.count(".filez");
+    assert!((1..=3).contains(&files), "{files} files: {:?}", http.requests());
+    assert_eq!(sysroot.scratch(), Vec::<String>::new());
+    sysroot.fsck();
+    let cached = sysroot.status()["cached-update"].clone();
+    assert_eq!((&cached["checksum"], &cached["ref-has-new-commit"]), (&base().v2.as_str().into(), &true.into()));
+    assert_eq!(cached["update-sha256"], sysroot.field(0, "checksum"));
+    let upgraded = cached["rpm-diff"]["upgraded"].as_array().expect("a list");
+    let layers: Vec<String> = upgraded.iter().map(|row| format!("{} {}", row[0], row[1])).collect();
+    assert_eq!(layers, ["1 \"kit-a\"", "0 \"kit-base\"", "0 \"kit-daemon\""]);
+    assert_eq!(cached["signatures"][0][0], true, "the signature was looked at");
+    // What was looked at is not taken for a tree: without the network there is the old base, which is too old for kit-a.
+    assert_eq!(sysroot.ostree(&["rev-parse", &refspec]).trim(), base().v1);
+    sysroot
+        .refuses(&["upgrade", "--check", "--cache-only"])
+        .says(&["kit-a : Depends: kit-base (>= 2.0) but 1.0 is to be installed"]);
+    assert_eq!(sysroot.status()["cached-update"], cached, "what was found stays found");
+    // The server goes away while it is looked at.
+    sysroot.ostree(&["prune", "--refs-only"]);
+    http.die_after(2);
+    sysroot.refuses(&["upgrade", "--check"]).says(&["hint: Check the network"]);
+    assert_eq!(sysroot.ostree(&["rev-parse", &refspec]).trim(), base().v1);
+    sysroot.fsck();
+    let http = HttpServer::start(server.dir());
+    sysroot.ostree(&["remote", "delete", "kit"]);
+    world.add_remote("kit", &http.url());
+    sysroot.unchanged(0, &["upgrade", "--check"]).says(&["3 upgraded, 1 removed, 1 added"]);
+    sysroot.ok(&["upgrade"]).says(&["kit-a 1.0 -> 2.0", "kit-base 1.0 -> 2.0"]);
+    assert_eq!(sysroot.field(0, "base-checksum"), base().v2);
+    assert_eq!(world.read(0, "usr/bin/kit-base"), "#!/bin/sh\necho 2.0\n");
+    sysroot.unchanged(77, &["upgrade", "--check"]).says(&["No updates available."]);
+    assert!(sysroot.status()["cached-update"].is_null());
+    world.done();
+}
+
+/// What an archive for security updates offers is told by name, with what the changelog says of it once that is there.
+#[test]
+fn security_updates_are_named() {
+    let (mut world, _server) = World::following();
+    world.publish(&[small("kit-a", "1.0"), small("kit-b", "1.0")]);
+    world.archive.add("stable-security", &small("kit-unrelated", "1.0"));
+    world.archive.publish();
+    let sysroot = &world.sysroot;
+    sysroot.set_sources(&world.archive.sources("stable").replace("Suites: stable", "Suites: stable stable-security"));
+    sysroot.ok(&["install", "kit-a", "kit-b"]);
+    let before = sysroot.field(0, "checksum");
+    let entry = "kit-source (1.1) fixes; urgency=high\n\n  * Fix CVE-2025-1234 and CVE-2025-1235\n\n \
+                 -- A <a@example.org>  Sat, 09 Aug 2025 09:10:53 +0000\n";
+    let fixed = small("kit-a", "1.1-1").field("Source", "kit-source (1.1)").file(
+        "/usr/share/doc/kit-a/changelog.Debian",
+        0o644,
+        entry,
+    );
+    world.archive.add("stable-security", &fixed);
+    world.publish(&[small("kit-b", "1.1")]);
+    let sysroot = &world.sysroot;
+    sysroot
+        .unchanged(0, &["upgrade", "--check"])
+        .says(&["SecAdvisories: 1 unknown severity\n", "Diff: 2 upgraded\n"])
+        .never_says(&["Commit:"]);
+    let one = serde_json::json!([["kit-source 1.1", 1, 0, ["kit-a-1.1-1.amd64"], {"cve_references": []}]]);
+    assert_eq!(sysroot.status()["cached-update"]["advisories"], one);
+    sysroot.ok(&["status"]).says(&["\n\nAvailableUpdate:\n", "  SecAdvisories: 1 unknown severity\n"]);
+    sysroot.ok(&["status", "-a"]).says(&["  SecAdvisories: kit-source 1.1  Unknown  kit-a-1.1-1.amd64\n"]);
+    sysroot.ok(&["upgrade"]);
+    let after = sysroot.field(0, "checksum");
+    let cve = "https://security-tracker.debian.org/tracker/CVE-2025-1234";
+    sysroot.ok(&["db", "diff", "-a", &before, &after]).says(&[
+        "SecAdvisories:\n  kit-source 1.1  Unknown  kit-a-1.1-1.amd64\n    CVE-2025-1234\n    https://",
+        cve,
+        "CVE-2025-1235",
+    ]);
+    let list = sysroot.ok(&["db", "list", "--format=json", &after]).json();
+    let known = list["advisories"].as_array().expect("a list");
+    let ours = known.iter().find(|a| a[0] == "kit-source 1.1").expect("the layered one");
+    assert_eq!(ours[4]["cve_references"][0], serde_json::json!([cve, "CVE-2025-1234"]));
+    sysroot.unchanged(77, &["upgrade", "--check"]);
+    world.done();
+}
+
 /// A sysroot made from a remote alone, over HTTP, as a first user would.
 #[test]
 fn the_first_deployment_from_an_http_server() {

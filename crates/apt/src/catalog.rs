@@ -71,6 +71,16 @@ pub(crate) fn records(config: &SourceConfig, names: &[String]) -> Result<Vec<Pac
     Err(not_found(&cache, config, &unknown))
 }
 
+pub(crate) fn providers(config: &SourceConfig, name: &str) -> Result<Vec<String>> {
+    let session = Session::configure(config, &[])?;
+    let cache = session.open(&[])?;
+    let Some(package) = cache.get(name) else { return Ok(Vec::new()) };
+    let mut names: Vec<String> = package.provides().map(|provider| provider.package().name().to_owned()).collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 /// apt's own downloader, for one file by its address.
 const HELPER: &str = "/usr/lib/apt/apt-helper";
 

@@ -68,6 +68,10 @@ impl PackageCatalog for AptSource {
         catalog::records(config, names)
     }
 
+    fn providers(&mut self, config: &SourceConfig, name: &str) -> Result<Vec<String>> {
+        catalog::providers(config, name)
+    }
+
     fn changelog(&mut self, config: &SourceConfig, package: &PackageId) -> Result<Option<String>> {
         catalog::changelog(config, package)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use apt_ostree_core::model::advisory::ReleaseNames;
 use apt_ostree_core::source::{ArchiveInfo, SourceConfig};
 use rust_apt::{Cache, PackageFile, Version};
 
@@ -35,6 +36,19 @@ pub(crate) fn offered_by(version: &Version<'_>, suite: &str) -> bool {
             || file.codename() == Some(suite)
             || suite_of(&file) == suite
             || id_of(&file) == suite
+    })
+}
+
+/// Whether an archive for security updates offers a version.
+pub(crate) fn is_security(version: &Version<'_>) -> bool {
+    version.package_files().filter(PackageFile::is_downloadable_index).any(|file| {
+        let suite = suite_of(&file);
+        let names = ReleaseNames {
+            label: file.label().unwrap_or_default(),
+            suite: file.archive().unwrap_or(&suite),
+            codename: file.codename().unwrap_or_default(),
+        };
+        names.is_security()
     })
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use apt_ostree_core::digest;
 use apt_ostree_core::event::{EventSink, EventSinkExt};
+use apt_ostree_core::model::advisory::Advisory;
 use apt_ostree_core::model::package::{self, PackageId};
 use apt_ostree_core::model::version;
 use apt_ostree_core::source::{BaseUpgrades, Solution, SolveTask, SolvedPackage, SourceConfig, archive_path};
@@ -341,6 +342,7 @@ impl<'a> Solver<'a, '_> {
     ) -> Result<SolvedPackage> {
         let id = id_of(version);
         let mut size = version.size();
+        let mut advisory = None;
         let (origin, sha256, download, path) = match goal.and_then(|g| g.local.as_ref()) {
             Some(path) => {
                 let path = PathBuf::from(path);
@@ -358,6 +360,8 @@ impl<'a> Solver<'a, '_> {
                 let sha256 = version.sha256().ok_or_else(|| {
                     Error::new(ErrorKind::Verification, format!("The archive gives no SHA256 for {id}"))
                 })?;
+                advisory = release::is_security(version)
+                    .then(|| Advisory::id_of(version.source_name(), version.source_version()));
                 let there = archive_path(&self.config.state, &id).metadata().is_ok_and(|m| m.len() == size);
                 let download = if there || is_nearby(version) { 0 } else { size };
                 (release::origin_of(version).unwrap_or_default(), sha256, download, PathBuf::new())
@@ -368,6 +372,7 @@ impl<'a> Solver<'a, '_> {
             requested: goal.is_some_and(|g| g.requested),
             essential: requests::is_essential(version),
             origin,
+            advisory,
             sha256: sha256.to_ascii_lowercase(),
             size,
             download,

@@ -456,3 +456,26 @@ fn held_packages_stay_unless_they_are_named() {
         assert_eq!(installs(&world.solve(&task(&["app"])).unwrap()), world.oracle(&["app"], &[]).unwrap());
     });
 }
+
+#[test]
+fn updates_from_archives_for_security() {
+    isolated(|| {
+        let mut world = World::unrefreshed(&base(), |archive| {
+            fill(archive);
+            archive.add("fixes", &Deb::new("core", "2.41-3").multi_arch("same").field("Source", "core-src (2.41-3a)"));
+            archive.release_field("fixes", "Label", "Debian-Security");
+            archive.add("late", &Deb::new("app", "1.1").depends("libapp"));
+            archive.codename("late", "trixie-security");
+        });
+        world.config.sources =
+            vec![world.archive.sources("stable").replace("Suites: stable", "Suites: stable fixes late")];
+        world.refresh().expect("a good archive");
+        let solution = world.solve(&task(&["app", "core=2.41-3", "vi"])).expect("a solution");
+        let advisories: Vec<(&str, Option<&str>)> =
+            solution.install.iter().map(|p| (p.id.name.as_str(), p.advisory.as_deref())).collect();
+        assert_eq!(
+            advisories,
+            [("app", Some("app 1.1")), ("core", Some("core-src 2.41-3a")), ("libapp", None), ("vi", None)]
+        );
+    });
+}

@@ -1,6 +1,7 @@
 //! The verbs, one file each, and what they share: option groups and the way a transaction is run and shown.
 
 pub(crate) mod apply_live;
+pub(crate) mod cancel;
 pub(crate) mod cleanup;
 pub(crate) mod complete;
 pub(crate) mod compose;
@@ -21,12 +22,15 @@ pub(crate) mod kargs;
 pub(crate) mod list;
 pub(crate) mod man;
 pub(crate) mod overrides;
+pub(crate) mod packages;
 pub(crate) mod rebase;
 pub(crate) mod refresh_md;
 pub(crate) mod refused;
+pub(crate) mod reload;
 pub(crate) mod reset;
 pub(crate) mod rollback;
 pub(crate) mod search;
+pub(crate) mod start_daemon;
 pub(crate) mod status;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;
@@ -44,9 +48,11 @@ use apt_ostree_core::{Error, ErrorKind, Result};
 use clap::{Args, Subcommand};
 
 use crate::args::{Failure, Global, not_available};
+use crate::client;
 use crate::render;
 use crate::start;
 use crate::terminal::Terminal;
+use crate::units;
 use crate::worker;
 use crate::worker_main;
 
@@ -74,6 +80,10 @@ pub(crate) enum Command {
     Rollback(rollback::RollbackArgs),
     /// Clear cached/pending data
     Cleanup(cleanup::CleanupArgs),
+    /// Cancel an active transaction
+    Cancel,
+    /// Reload configuration
+    Reload,
     /// Query or modify kernel arguments
     Kargs(kargs::KargsArgs),
     /// Unset the finalization locking state of the staged deployment and reboot
@@ -116,6 +126,9 @@ pub(crate) enum Command {
     InitSysroot(init_sysroot::InitSysrootArgs),
     #[command(hide = true)]
     Internals(internals::InternalsArgs),
+    /// The service
+    #[command(hide = true)]
+    StartDaemon(start_daemon::StartDaemonArgs),
     /// The other end of a transaction
     #[command(hide = true)]
     Worker,
@@ -134,6 +147,9 @@ impl Command {
             Self::Rebase(args) => rebase::run(app, args),
             Self::Rollback(args) => rollback::run(app, args),
             Self::Cleanup(args) => cleanup::run(app, args),
+            Self::Cancel => cancel::run(app),
+            Self::Reload => reload::run(app),
+            Self::StartDaemon(args) => start_daemon::run(app, &args),
             Self::Kargs(args) => kargs::run(app, args),
             Self::FinalizeDeployment(args) => finalize_deployment::run(app, args),
             Self::Initramfs(args) => initramfs::run(app, args),
@@ -323,12 +339,11 @@ impl App {
                 "--lock-finalization is for the booted system; nothing is staged in a directory".into(),
             ));
         }
-        self.require_root()?;
         let request =
             Request { sysroot: sysroot.clone(), stateroot: how.stateroot.take(), verb, options: how.options.clone() };
-        let report = self.work(request, how.json)?;
+        let (report, by_service) = self.work(request, how.json)?;
         self.show(&report, &how, &sysroot);
-        if reboot && report.changed {
+        if reboot && report.changed && !by_service {
             return self.reboot();
         }
         let unchanged = if how.check || how.preview {
@@ -341,13 +356,24 @@ impl App {
         Ok(if unchanged { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
     }
 
-    /// Runs a request in a worker; with `document`, nothing but the result may go to stdout.
-    pub(crate) fn work(&self, mut request: Request, document: bool) -> Result<Report> {
+    /// Has a request carried out; with `document`, nothing but the result may go to stdout. The service does it for the running
+    /// system, which is the true of the answer: then a reboot is its business, too. Otherwise a worker of this process does.
+    pub(crate) fn work(&self, mut request: Request, document: bool) -> Result<(Report, bool)> {
         request.options.command_line.clone_from(&self.command_line);
-        if document {
-            return worker::run(&request, &self.terminal.without_progress());
+        let without_progress;
+        let terminal = if document {
+            without_progress = self.terminal.without_progress();
+            &without_progress
+        } else {
+            &self.terminal
+        };
+        if request.sysroot == Path::new("/") && request.verb.is_for_service() {
+            if let Some(report) = client::run(&request, terminal)? {
+                return Ok((report, true));
+            }
         }
-        worker::run(&request, &self.terminal)
+        self.require_root()?;
+        Ok((worker::run(&request, terminal)?, false))
     }
 
     pub(crate) fn print_json(&self, value: &impl serde::Serialize) {
@@ -374,7 +400,7 @@ impl App {
         self.say_lines(report, false);
         if how.check || how.preview {
             return self.terminal.print(&match &report.update {
-                Some(update) => render::available_update(update, how.preview),
+                Some(update) => render::available_update(update, how.preview, how.preview),
                 None if report.lines.is_empty() => "No updates available.\n".into(),
                 None => String::new(),
             });
@@ -406,6 +432,12 @@ impl App {
                 format!("Changes queued for next boot of {}\n", sysroot.display())
             });
         }
+    }
+
+    /// An error while another program drives the updates of the running system.
+    pub(crate) fn refuse_driven(&self, bypass: bool) -> Result<()> {
+        let sysroot = self.sysroot()?;
+        if bypass || sysroot != Path::new("/") { Ok(()) } else { units::refuse_driven(&sysroot) }
     }
 
     fn reboot(&self) -> Result<ExitCode, Failure> {

@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
+use apt_ostree_core::cached_update::CachedUpdate;
+use apt_ostree_core::model::advisory::{self, Advisory};
 use apt_ostree_core::model::diff::PackageDiff;
 use apt_ostree_core::model::package::PackageId;
 pub(crate) use apt_ostree_core::model::size::human_size as size;
 use apt_ostree_core::model::time::iso8601;
-use apt_ostree_core::operation::{Report, UpdateInfo};
+use apt_ostree_core::operation::Report;
 use apt_ostree_core::plan::{Plan, Replacement};
 use apt_ostree_core::{Error, ErrorKind};
 use serde_json::{Value, json};
@@ -112,29 +114,104 @@ pub(crate) fn version_line(width: usize, version: Option<&str>, timestamp: u64) 
     }
 }
 
-/// What `upgrade --check` and `--preview` found.
-pub(crate) fn available_update(update: &UpdateInfo, preview: bool) -> String {
-    const WIDTH: usize = 13;
+/// `5 days ago`: the largest unit that fits.
+pub(crate) fn ago(seconds: u64) -> String {
+    let units = [
+        (31_536_000, "year"),
+        (2_592_000, "month"),
+        (604_800, "week"),
+        (86_400, "day"),
+        (3_600, "hour"),
+        (60, "minute"),
+    ];
+    match units.iter().find(|(length, _)| seconds >= *length) {
+        Some((length, unit)) => {
+            let count = seconds / length;
+            format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+        }
+        None => "just now".into(),
+    }
+}
+
+/// Columns of the keys of an available update.
+const UPDATE_WIDTH: usize = 13;
+
+/// The update that is known of: with `full` all packages and security updates by name, otherwise how many.
+pub(crate) fn available_update(update: &CachedUpdate, full: bool, advisories: bool) -> String {
+    const WIDTH: usize = UPDATE_WIDTH;
     let mut text = String::from("AvailableUpdate:\n");
     text += &version_line(WIDTH, update.version.as_deref(), update.timestamp);
-    if update.new_base {
-        text += &key_value(WIDTH, "Commit", std::slice::from_ref(&update.commit));
+    if update.ref_has_new_commit {
+        text += &key_value(WIDTH, "Commit", std::slice::from_ref(&update.checksum));
     }
-    if preview {
-        text += &aligned_diff(WIDTH, &update.diff);
-    } else if !update.diff.is_empty() {
-        text += &key_value(WIDTH, "Diff", &[update.diff.summary()]);
+    if update.gpg_enabled == Some(true) {
+        text += &key_value(WIDTH, "GPGSignature", &signatures(update.signatures.as_deref().unwrap_or_default()));
+    }
+    text += &security(WIDTH, &update.advisories, full || advisories);
+    let diff = update.diff();
+    if full {
+        text += &aligned_diff(WIDTH, &diff);
+    } else if !diff.is_empty() {
+        text += &key_value(WIDTH, "Diff", &[diff.summary()]);
     }
     text
 }
 
+/// `SecAdvisories`: how many of which severity, or each with its packages and CVEs. Nothing for none.
+pub(crate) fn security(width: usize, advisories: &[Advisory], by_name: bool) -> String {
+    if advisories.is_empty() {
+        return String::new();
+    }
+    let lines = if by_name { advisory_lines(advisories) } else { vec![advisory::summary(advisories)] };
+    key_value(width, "SecAdvisories", &lines)
+}
+
+/// `ID  SEVERITY  NEVRA`, further packages below the first, then the CVEs and where to read of them.
+pub(crate) fn advisory_lines(advisories: &[Advisory]) -> Vec<String> {
+    let id_width = advisories.iter().map(|a| a.id.chars().count()).max().unwrap_or(0);
+    let severity_width = advisories.iter().map(|a| a.severity_word().len()).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for advisory in advisories {
+        let mut first = (advisory.id.as_str(), advisory.severity_word());
+        for nevra in &advisory.packages {
+            let (id, severity) = std::mem::take(&mut first);
+            lines.push(format!("{id:<id_width$}  {severity:<severity_width$}  {nevra}"));
+        }
+        for (address, name) in &advisory.cves {
+            lines.push(format!("  {name}"));
+            lines.push(format!("  {address}"));
+        }
+    }
+    lines
+}
+
+/// A line about each of libostree's result tuples.
+pub(crate) fn signatures(all: &[Value]) -> Vec<String> {
+    if all.is_empty() { vec!["(unsigned)".into()] } else { all.iter().map(signature).collect() }
+}
+
+/// One line about libostree's result tuple.
+fn signature(tuple: &Value) -> String {
+    let truth = |i: usize| tuple.get(i).and_then(Value::as_bool).unwrap_or_default();
+    let fingerprint = tuple.get(5).and_then(Value::as_str).unwrap_or_default();
+    let (valid, expired, key_expired, key_revoked, key_missing) = (truth(0), truth(1), truth(2), truth(3), truth(4));
+    if valid {
+        format!("Valid signature by {fingerprint}")
+    } else if key_missing {
+        "Can't check signature: public key not found".into()
+    } else if expired {
+        format!("Expired signature by {fingerprint}")
+    } else if key_expired {
+        format!("Signature by expired key {fingerprint}")
+    } else if key_revoked {
+        format!("Signature by revoked key {fingerprint}")
+    } else {
+        format!("BAD signature by {fingerprint}")
+    }
+}
 /// What `deploy --preview` prints: the `diff` form, with `-` before the architecture.
 pub(crate) fn deploy_preview(report: &Report) -> String {
-    let diff = match (&report.plan, &report.update) {
-        (Some(plan), _) => &plan.diff,
-        (None, Some(update)) => &update.diff,
-        (None, None) => &report.diff,
-    };
+    let diff = report.plan.as_ref().map_or(&report.diff, |plan| &plan.diff);
     let dashed =
         |line: &str| line.rsplit_once('.').map_or_else(|| line.to_owned(), |(id, arch)| format!("{id}-{arch}"));
     diff.lines().lines().fold(String::new(), |text, line| text + &dashed(line) + "\n")
@@ -174,8 +251,8 @@ pub(crate) fn report_json(report: &Report) -> Value {
     });
     let update = report.update.as_ref().map(|u| {
         json!({
-            "checksum": u.commit, "version": u.version, "timestamp": u.timestamp,
-            "ref-has-new-commit": u.new_base, "pkgdiff": u.diff.to_json(),
+            "checksum": u.checksum, "version": u.version, "timestamp": u.timestamp,
+            "ref-has-new-commit": u.ref_has_new_commit, "pkgdiff": u.diff().to_json(), "advisories": u.advisories,
         })
     });
     json!({
@@ -221,6 +298,7 @@ pub(crate) fn error(e: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use apt_ostree_core::ScriptFailure;
+    use apt_ostree_core::cached_update::{Layer, RpmDiff};
     use apt_ostree_core::model::package::PackageId;
     use apt_ostree_core::plan::BaseChange;
     use apt_ostree_core::source::SolvedPackage;
@@ -238,6 +316,7 @@ mod tests {
             requested: false,
             essential: false,
             origin: "trixie/main".into(),
+            advisory: None,
             sha256: String::new(),
             size: 151_000,
             download: 151_000,
@@ -301,25 +380,45 @@ The kernel changes: a new initramfs is made
 
     #[test]
     fn an_available_update() {
-        let update = UpdateInfo {
-            commit: "c".repeat(64),
+        let diff = PackageDiff::between(&[id("a", "1"), id("b", "1")], &[id("a", "2"), id("b", "2"), id("c", "1")]);
+        let advisory = |source: &str, packages: &[&str]| Advisory {
+            id: format!("{source} 2"),
+            kind: 1,
+            packages: packages.iter().map(|name| id(name, "2").nevra()).collect(),
+            ..Advisory::default()
+        };
+        let mut update = CachedUpdate {
+            checksum: "c".repeat(64),
             version: Some("13.2".into()),
             timestamp: 1_700_000_000,
-            new_base: true,
-            diff: PackageDiff::between(&[id("a", "1"), id("b", "1")], &[id("a", "2"), id("b", "2"), id("c", "1")]),
+            ref_has_new_commit: true,
+            rpm_diff: RpmDiff::new(&diff, |_| Layer::Base),
+            ..CachedUpdate::default()
         };
         let commit = "c".repeat(64);
         assert_eq!(
-            available_update(&update, false),
+            available_update(&update, false, false),
             format!(
                 "AvailableUpdate:\n        Version: 13.2 (2023-11-14T22:13:20Z)\n         Commit: {commit}\n           Diff: 2 upgraded, 1 added\n"
             )
         );
-        let preview = available_update(&update, true);
+        let preview = available_update(&update, true, true);
         assert!(
             preview.ends_with("       Upgraded: a 1 -> 2\n                 b 1 -> 2\n          Added: c-1.amd64\n"),
             "{preview}"
         );
+        update.ref_has_new_commit = false;
+        update.gpg_enabled = Some(true);
+        update.advisories = vec![advisory("openssl", &["a", "b"]), advisory("z", &["z"])];
+        update.advisories[0].cves = vec![("https://x/CVE-1-1".into(), "CVE-1-1".into())];
+        let text = available_update(&update, false, false);
+        assert!(
+            text.contains("   GPGSignature: (unsigned)\n  SecAdvisories: 2 unknown severity\n           Diff:"),
+            "{text}"
+        );
+        let text = available_update(&update, false, true);
+        let lines = "  SecAdvisories: openssl 2  Unknown  a-2.amd64\n                                     b-2.amd64\n                   CVE-1-1\n                   https://x/CVE-1-1\n                 z 2        Unknown  z-2.amd64\n";
+        assert!(text.contains(lines), "{text}");
     }
 
     #[test]
@@ -358,5 +457,18 @@ note: no deployment was made; the system is as it was before
             value.to_string(),
             r#"{"changed":true,"staged":false,"messages":["x"],"pkgdiff":[],"plan":null,"update":null,"kargs":null}"#
         );
+    }
+
+    #[test]
+    fn ages() {
+        for (seconds, want) in [
+            (5, "just now"),
+            (60, "1 minute ago"),
+            (7_300, "2 hours ago"),
+            (172_800, "2 days ago"),
+            (40_000_000, "1 year ago"),
+        ] {
+            assert_eq!(ago(seconds), want);
+        }
     }
 }

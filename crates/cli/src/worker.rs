@@ -6,33 +6,20 @@
 //! it: cancelling is SIGTERM to the group, and SIGKILL after [`GRACE`].
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use apt_ostree_core::event::Event;
 use apt_ostree_core::operation::interruption;
-use apt_ostree_core::operation::{Report, Request, Verb, disk_image};
-use apt_ostree_core::sysroot::bootloader;
+use apt_ostree_core::operation::{Line, Report, Request, Verb, disk_image};
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
+use apt_ostree_daemon::launch::{self, Launch};
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tempfile::TempPath;
 
 use crate::terminal::Terminal;
-
-/// One line of the worker's stdout.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Line {
-    Event(Event),
-    Report { report: Box<Report> },
-    Error { error: Error },
-}
 
 /// How long the worker may clean up after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
@@ -46,9 +33,7 @@ enum Message {
 /// Runs the request to its end.
 pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Report> {
     let document = serde_json::to_vec(request).context(|| "Writing the request")?;
-    let mut command = command()?;
-    // Deleted when the worker has ended.
-    let _generator = name_menu_generator(&mut command)?;
+    let Launch { command, generator: _generator } = launch::worker()?;
     let (outcome, answered) = run_command(command, &document, terminal);
     // A worker that was killed leaves its scratch space. One that answered has cleaned up, but for the tree of a failed
     // script, where it can be run again: a mistyped command must not take that away.
@@ -88,47 +73,6 @@ fn run_command(command: Command, document: &[u8], terminal: &Terminal) -> (Resul
         terminal.drop_tasks();
     }
     (outcome, answered)
-}
-
-/// This program as a worker.
-fn command() -> Result<Command> {
-    let exe = std::env::current_exe().context(|| "Finding the path of this program")?;
-    // unshare(1) becomes the worker by exec, so the process started here is the worker.
-    let mut command = if rustix::process::geteuid().is_root() {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "--"]).arg(exe);
-        command
-    } else {
-        Command::new(exe)
-    };
-    command.arg("worker");
-    Ok(command)
-}
-
-/// Tells libostree in the worker what writes GRUB's menu, by the environment, which is all it listens to. One that is
-/// named already stays; else the installed one, else a copy of the one in this program: a sysroot in a directory gets
-/// its menu on machines that have no GRUB.
-fn name_menu_generator(command: &mut Command) -> Result<Option<TempPath>> {
-    const VARIABLE: &str = "OSTREE_GRUB2_EXEC";
-    if std::env::var_os(VARIABLE).is_some() {
-        return Ok(None);
-    }
-    // Otherwise libostree sends what the generator says to nowhere.
-    command.env("OSTREE_DEBUG_GRUB2", "1");
-    if std::path::Path::new(bootloader::GENERATOR_PATH).exists() {
-        command.env(VARIABLE, bootloader::GENERATOR_PATH);
-        return Ok(None);
-    }
-    let mut file = tempfile::Builder::new()
-        .prefix("apt-ostree-grub-config-")
-        .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempfile()
-        .context(|| "Making a temporary file")?;
-    file.write_all(bootloader::GENERATOR.as_bytes()).context(|| "Writing a temporary file")?;
-    // A program that is open for writing cannot be started.
-    let path = file.into_temp_path();
-    command.env(VARIABLE, &path);
-    Ok(Some(path))
 }
 
 fn spawn(mut command: Command, document: &[u8]) -> Result<(Child, ChildStdout)> {
@@ -235,6 +179,8 @@ fn died(status: ExitStatus) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use apt_ostree_core::event::Event;
+
     use super::*;
 
     /// A shell script as the worker. One at a time: a signal reaches every run of the process.

@@ -14,11 +14,9 @@ use std::sync::Mutex;
 use apt_ostree_apt::AptSource;
 use apt_ostree_core::event::{Event, EventSink};
 use apt_ostree_core::operation::transaction::Ports;
-use apt_ostree_core::operation::{self, Report, Request};
+use apt_ostree_core::operation::{self, Line, Report, Request};
 use apt_ostree_core::sandbox::bubblewrap::Bubblewrap;
 use apt_ostree_core::{Context, Error, Result};
-
-use crate::worker::Line;
 
 /// Writes events as lines on what was stdout when the process started.
 struct PipeSink(Mutex<File>);

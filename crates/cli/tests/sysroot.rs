@@ -296,6 +296,193 @@ fn status_needs_no_root_and_ignores_its_environment() {
     assert_eq!(value, fixture.json(&["status", "--json"]));
 }
 
+/// A server at the first of two versions and a deployment of that; then the second one comes, with a large new file and a
+/// security update.
+fn an_update(pkglist: &str, more: &[&str]) -> (Fixture, String, String) {
+    let fixture = Fixture::new(&["--no-gpg-verify"]);
+    let first = fixture.commit("13.1", 1_700_000_000, BASE_1, &[]);
+    fixture.pull();
+    fixture.admin(&["deploy", "--os=debian", &format!("origin:{REF}")]);
+    let tree = fixture.path("tree");
+    std::fs::write(Path::new(&tree).join("usr/bin/large"), "only in the second version").unwrap();
+    std::fs::create_dir_all(Path::new(&tree).join("usr/lib/sysimage/dpkg/info")).unwrap();
+    let status = "Package: vim\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2:9.1.1230-3\n\n";
+    std::fs::write(Path::new(&tree).join("usr/lib/sysimage/dpkg/status"), status).unwrap();
+    std::fs::write(Path::new(&tree).join("usr/lib/sysimage/dpkg/info/vim.list"), "/usr/bin/vim\n").unwrap();
+    let second = fixture.commit("13.2", 1_700_100_000, pkglist, more);
+    (fixture, first, second)
+}
+
+const CVE: &str = "https://security-tracker.debian.org/tracker/CVE-2025-1234";
+
+impl Fixture {
+    /// Whether the repository has a file of a commit.
+    fn has_file(&self, commit: &str, path: &str) -> bool {
+        let output = Command::new("ostree").args(["cat", "--repo", &self.repo(), commit, path]).output().unwrap();
+        output.status.success()
+    }
+
+    fn cached_update(&self) -> Value {
+        self.json(&["status", "--json"])["cached-update"].clone()
+    }
+}
+
+#[test]
+fn an_update_is_looked_at_without_the_image() {
+    let advisories = format!(
+        "--add-metadata=rpmostree.advisories=[('nano 8.4-1', uint32 1, uint32 0, ['nano-8.4-1.amd64'], \
+         {{'cve_references': <[('{CVE}', 'CVE-2025-1234')]>}})]"
+    );
+    let (fixture, first, second) = an_update(BASE_2, &[&advisories]);
+    let update = fixture.run(&["upgrade", "--check"]);
+    let (text, error) = (String::from_utf8(update.stdout).unwrap(), String::from_utf8_lossy(&update.stderr));
+    assert_eq!(update.status.code(), Some(0), "{text}{error}");
+    let block = format!(
+        "AvailableUpdate:\n        Version: 13.2 (2023-11-16T02:00:00Z)\n         Commit: {second}\n  \
+         SecAdvisories: 1 unknown severity\n           Diff: 1 upgraded, 1 removed, 1 added\n"
+    );
+    assert!(text.ends_with(&block), "{text}");
+    let diff = json!({
+        "upgraded": [[0, "base-files", ["13.8", "amd64"], ["13.9", "amd64"]]], "downgraded": [],
+        "removed": [[0, "htop", "3.4.1-5", "amd64"]], "added": [[0, "nano", "8.4-1", "amd64"]],
+    });
+    let cached = json!({
+        "osname": "debian", "checksum": second, "version": "13.2", "timestamp": 1_700_100_000,
+        "origin": format!("origin:{REF}"), "gpg-enabled": false, "ref-has-new-commit": true, "rpm-diff": diff,
+        "advisories": [["nano 8.4-1", 1, 0, ["nano-8.4-1.amd64"], {"cve_references": [[CVE, "CVE-2025-1234"]]}]],
+        "update-sha256": first,
+    });
+    assert_eq!(fixture.cached_update(), cached);
+    assert!(fixture.out(&["status"]).ends_with(&format!("Commit: {first}\n\n{block}")));
+    let all = fixture.out(&["status", "-a"]);
+    let security = format!(
+        "  SecAdvisories: nano 8.4-1  Unknown  nano-8.4-1.amd64\n                   CVE-2025-1234\n                   {CVE}\n"
+    );
+    assert!(all.contains(&security), "{all}");
+    let preview = fixture.run(&["upgrade", "--preview"]);
+    let preview = String::from_utf8(preview.stdout).unwrap();
+    assert!(preview.contains(&security) && preview.contains("       Upgraded: base-files 13.8 -> 13.9\n"), "{preview}");
+
+    // Nothing of the tree is here, nothing follows it, and what is here is sound.
+    assert!(
+        !fixture.has_file(&second, "/usr/bin/large") && !fixture.has_file(&second, "/usr/lib/sysimage/dpkg/status")
+    );
+    assert_eq!(fixture.ostree(&["rev-parse", &format!("origin:{REF}")]).trim(), first);
+    fixture.ostree(&["fsck"]);
+    assert_eq!(fixture.json(&["status", "--json"])["deployments"][0].get("pending-base-checksum"), None);
+    let offline = fixture.run(&["upgrade", "--cache-only"]);
+    assert!(String::from_utf8_lossy(&offline.stdout).contains("No upgrade available."), "{offline:?}");
+    assert_eq!(fixture.cached_update(), Value::Null, "without the network there is no update");
+
+    // The real one is whole, and is no update any more.
+    assert_eq!(fixture.run(&["upgrade", "--check"]).status.code(), Some(0));
+    let upgrade = fixture.run(&["upgrade"]);
+    assert_eq!(upgrade.status.code(), Some(0), "{upgrade:?}");
+    assert!(fixture.has_file(&second, "/usr/bin/large"));
+    assert!(!Path::new(&fixture.repo()).join(format!("state/{second}.commitpartial")).exists());
+    fixture.ostree(&["fsck"]);
+    assert_eq!(fixture.cached_update(), Value::Null);
+    assert!(
+        !Path::new(&fixture.sysroot()).join("ostree/deploy/debian/var/cache/apt-ostree/cached-update.json").exists()
+    );
+    let check = fixture.run(&["upgrade", "--check"]);
+    assert_eq!(
+        (check.status.code(), check.stdout.ends_with(b"No updates available.\n")),
+        (Some(77), true),
+        "{check:?}"
+    );
+    assert_eq!(
+        fixture.json(&["db", "diff", "--format=json", &first, &second])["advisories"],
+        cached["advisories"],
+        "the commits tell it for ever"
+    );
+    let list = fixture.out(&["db", "list", "-a", &second, "nano"]);
+    assert!(list.contains("\nSecAdvisories:\n  nano 8.4-1  Unknown  nano-8.4-1.amd64\n    CVE-2025-1234\n"), "{list}");
+    assert!(fixture.out(&["db", "diff", "-a", &first, &second]).contains("SecAdvisories:\n  nano 8.4-1"));
+    assert!(!fixture.out(&["db", "diff", "-a", &second, &first]).contains("SecAdvisories"));
+}
+
+#[test]
+fn an_update_of_an_image_that_lists_its_packages_in_dpkg_only() {
+    let (fixture, first, second) = an_update("", &[]);
+    let update = fixture.run(&["upgrade", "--preview"]);
+    let text = String::from_utf8(update.stdout).unwrap();
+    assert!(text.contains("Upgraded: vim 2:9.1.1230-2 -> 2:9.1.1230-3\n"), "{text}");
+    assert!(fixture.has_file(&second, "/usr/lib/sysimage/dpkg/status"));
+    assert!(!fixture.has_file(&second, "/usr/lib/sysimage/dpkg/info/vim.list"), "a plan needs no more than that");
+    for revision in [&second, "13.2"] {
+        let preview = fixture.run(&["deploy", "--preview", revision]);
+        let text = String::from_utf8(preview.stdout).unwrap();
+        assert!(
+            text.ends_with(
+                "-base-files-13.8-amd64\n-htop-3.4.1-5-amd64\n!vim-2:9.1.1230-2-amd64\n=vim-2:9.1.1230-3-amd64\n"
+            ),
+            "{text}"
+        );
+    }
+    let missing = fixture.run(&["deploy", "version=14"]);
+    assert_eq!(missing.status.code(), Some(1), "{missing:?}");
+    assert_eq!(fixture.ostree(&["rev-parse", &format!("origin:{REF}")]).trim(), first);
+    assert!(!fixture.has_file(&second, "/usr/lib/sysimage/dpkg/info/vim.list"));
+    fixture.ostree(&["fsck"]);
+    // Another deployment by other means, and what was known is no longer told.
+    assert_ne!(fixture.cached_update(), Value::Null);
+    let deploy = fixture.run(&["deploy", &second]);
+    assert_eq!(deploy.status.code(), Some(0), "{deploy:?}");
+    assert!(fixture.has_file(&second, "/usr/lib/sysimage/dpkg/info/vim.list"));
+    assert_eq!(fixture.cached_update(), Value::Null);
+    fixture.ostree(&["fsck"]);
+}
+
+#[test]
+fn an_image_that_says_how_large_it_is_must_fit() {
+    let (fixture, _, second) = an_update(BASE_2, &["--generate-sizes"]);
+    let repo = PathBuf::from(fixture.repo());
+    let copy = fixture.path("copy");
+    sh("cp", &["-a", repo.to_str().unwrap(), &copy]);
+    // Less than what is kept free for the deployment.
+    let mounted = Small::mount(&repo, "60M");
+    sh("cp", &["-a", &format!("{copy}/."), repo.to_str().unwrap()]);
+    let refused = fixture.run(&["upgrade"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: Not enough space on") && said.contains("needed for the new image"), "{said}");
+    assert!(!fixture.has_file(&second, "/usr/bin/large"));
+    drop(mounted);
+    let upgrade = fixture.run(&["upgrade"]);
+    let said = String::from_utf8_lossy(&upgrade.stdout).into_owned();
+    assert!(upgrade.status.success() && said.contains("Will download: the image ("), "{said}");
+    assert!(fixture.has_file(&second, "/usr/bin/large"));
+}
+
+#[test]
+fn automatic_updates_follow_the_policy() {
+    let (fixture, first, second) = an_update(BASE_2, &[]);
+    let settings_of = |commit: &str| {
+        Path::new(&fixture.sysroot()).join(format!("ostree/deploy/debian/deploy/{commit}.0/etc/apt-ostreed.conf"))
+    };
+    let settings = settings_of(&first);
+    let deployed = || fixture.json(&["status", "--json"])["deployments"][0]["checksum"].as_str().unwrap().to_owned();
+    let trigger = |policy: &str| {
+        std::fs::write(&settings, format!("[Daemon]\nAutomaticUpdatePolicy={policy}\n")).unwrap();
+        let output = fixture.run(&["upgrade", "--quiet", "--trigger-automatic-update-policy"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(trigger("none"), "Automatic updates are not enabled; exiting...\n");
+    assert_eq!((deployed(), fixture.cached_update()), (first.clone(), Value::Null));
+    assert!(!fixture.out(&["status"]).contains("AutomaticUpdates"));
+    trigger("check");
+    assert_eq!((deployed(), fixture.cached_update()["checksum"].as_str()), (first, Some(second.as_str())));
+    assert!(fixture.out(&["status"]).starts_with("State: idle\nAutomaticUpdates: check\nDeployments:\n"));
+    trigger("stage");
+    assert_eq!(deployed(), second);
+    assert_eq!(trigger("stage"), "", "nothing new is no failure");
+    let settings = settings_of(&second);
+    std::fs::write(&settings, "[Daemon]\nAutomaticUpdatePolicy=sometimes\n").unwrap();
+    assert!(fixture.out(&["status"]).starts_with("State: idle\nDeployments:\n"), "a mistake hides no deployment");
+}
+
 #[test]
 fn a_layered_deployment() {
     let (fixture, first, second) = two_bases();
@@ -669,10 +856,10 @@ Deployments:
     assert_eq!(warnings[0]["details"][0], "error: Installing kernel: No space left");
 }
 
-/// A small /boot of its own, unmounted at the end.
-struct Boot(PathBuf);
+/// A small file system of its own, unmounted at the end.
+struct Small(PathBuf);
 
-impl Boot {
+impl Small {
     fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir_all(path).unwrap();
         let size = format!("size={size}");
@@ -681,7 +868,7 @@ impl Boot {
     }
 }
 
-impl Drop for Boot {
+impl Drop for Small {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).output();
     }
@@ -692,7 +879,7 @@ fn old_deployments_make_room_for_a_kernel() {
     let fixture = Fixture::new(&["--no-gpg-verify"]);
     let boot = PathBuf::from(fixture.path("sysroot/boot"));
     sh("rm", &["-rf", boot.to_str().unwrap()]);
-    let mounted = Boot::mount(&boot, "9M");
+    let mounted = Small::mount(&boot, "9M");
     // Each with a kernel of its own, 2 MB together.
     let commit = |n: u8| {
         let kernel = PathBuf::from(fixture.path("tree")).join("usr/lib/modules/6.12.0");

@@ -81,6 +81,9 @@ pub trait PackageCatalog {
     /// that are unknown or virtual are `NotFound`, all of them in one error with near names as hints.
     fn records(&mut self, config: &SourceConfig, names: &[String]) -> Result<Vec<PackageRecord>>;
 
+    /// Names of the packages with a version that provides a name (Policy 7.5), sorted.
+    fn providers(&mut self, config: &SourceConfig, name: &str) -> Result<Vec<String>>;
+
     /// The changelog of a package's source, fetched from where the archive says it has them. `None`: it does not say.
     /// `Network` when it cannot be had.
     fn changelog(&mut self, config: &SourceConfig, package: &PackageId) -> Result<Option<String>>;

@@ -1,12 +1,15 @@
-//! `db diff --changelogs`: what Debian's changelogs in the trees say between two versions.
+//! Debian's changelogs in trees: for `db diff --changelogs` what they say between two versions.
 //!
 //! Read from the commits, without a checkout: `/usr/share/doc/PKG/changelog.Debian.gz`, or `changelog.gz` of a native package
 //! (policy 12.7), and `changelog.Debian.ARCH.gz` of a binary-only rebuild, of the newer version's tree. A tree that was composed
 //! without documentation has no changelogs; whoever asks may have them fetched.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::error::{Context, Error, Result};
 use crate::model::changelog::{self, Entry};
@@ -81,6 +84,21 @@ fn read(repo: &Repo, commit: &str, package: &str, names: &[&str]) -> Result<Opti
         return Ok(Some(String::from_utf8_lossy(&content).into_owned()));
     }
     Ok(None)
+}
+
+/// The changelog of a package in a tree that is a directory; empty where it has none. Links lead to the tree only.
+pub fn in_tree(root: &Path, package: &str) -> Vec<Entry> {
+    let read = |name: &str| -> Option<Vec<u8>> {
+        let root = std::fs::File::open(root).ok()?;
+        let path = format!("usr/share/doc/{package}/{name}");
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+        let mut content = Vec::new();
+        std::fs::File::from(file).read_to_end(&mut content).ok()?;
+        if content.starts_with(&[0x1f, 0x8b]) { gunzip(&content).ok() } else { Some(content) }
+    };
+    let content = NAMES.iter().find_map(|name| read(name)).unwrap_or_default();
+    changelog::parse(&String::from_utf8_lossy(&content))
 }
 
 /// gzip(1) is essential in Debian.

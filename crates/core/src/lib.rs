@@ -2,8 +2,10 @@
 //!
 //! It prints nothing, reads no argv and no environment, and assumes no `/`: the sysroot is a parameter everywhere.
 
+pub mod advisories;
 pub mod assemble;
 pub mod boot;
+pub mod cached_update;
 pub mod catalog;
 pub mod changelog;
 pub mod completion;
@@ -21,9 +23,11 @@ pub mod plan;
 pub mod query;
 pub mod repo;
 pub mod sandbox;
+pub mod settings;
 pub mod source;
 pub mod status;
 pub mod sysroot;
+pub mod update_driver;
 pub mod warnings;
 
 pub use error::{Context, Error, ErrorKind, Result, ScriptFailure};

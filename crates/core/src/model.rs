@@ -1,6 +1,7 @@
 //! Pure values of the domain: no file is opened, no process started, nothing printed in here.
 
 pub mod accounts;
+pub mod advisory;
 pub mod changelog;
 pub mod deb822;
 pub mod diff;

@@ -2,6 +2,7 @@
 //! `plan` first and then `execute`. A request is plain data, because it crosses a pipe to the worker process.
 
 pub mod apply_live;
+pub mod automatic;
 pub mod cleanup;
 pub mod compose_tree;
 pub mod deploy;
@@ -29,8 +30,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cached_update::CachedUpdate;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EventSink, EventSinkExt};
+use crate::event::{Event, EventSink, EventSinkExt};
 use crate::model::diff::PackageDiff;
 use crate::plan::Plan;
 use crate::repo::metadata::CommitInfo;
@@ -141,6 +143,28 @@ pub enum Verb {
     ComposeTree(compose_tree::ComposeTree),
     /// `compose disk-image`; the same.
     DiskImage(disk_image::DiskImage),
+}
+
+impl Verb {
+    /// Whether it changes a deployed system, so that the service can do it for others.
+    pub fn is_for_service(&self) -> bool {
+        !matches!(self, Self::InitSysroot(_) | Self::ComposeTree(_) | Self::DiskImage(_))
+    }
+
+    /// The paths of local package files that it names, in a fixed order.
+    pub fn local_files(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::PkgChange { changes } | Self::Upgrade { changes, .. } | Self::Deploy { changes, .. } => {
+                changes.install_local.iter_mut().collect()
+            }
+            Self::Rebase(rebase) => rebase.changes.install_local.iter_mut().collect(),
+            Self::Reset(reset) => reset.packages.install_local.iter_mut().collect(),
+            Self::Override(change) => {
+                change.packages.install_local.iter_mut().chain(&mut change.replace_local).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// `rebase REFSPEC [REVISION]`.
@@ -270,21 +294,20 @@ pub struct Report {
     pub diff: PackageDiff,
     /// For `--dry-run`, `--preview` and `--check`.
     pub plan: Option<Box<Plan>>,
-    /// For `upgrade --check|--preview`: the base commit, version and timestamp that would be deployed.
-    pub update: Option<UpdateInfo>,
+    /// For `upgrade --check|--preview`: what there is.
+    pub update: Option<Box<CachedUpdate>>,
     /// For `kargs` without changes: the line.
     pub kargs: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct UpdateInfo {
-    pub commit: String,
-    pub version: Option<String>,
-    /// Seconds since the epoch.
-    pub timestamp: u64,
-    /// The base is another commit than the one deployed now.
-    pub new_base: bool,
-    pub diff: PackageDiff,
+/// One line of a worker's stdout: any number of events, at last one of the others. As JSON it is `{"event":…}`,
+/// `{"report":…}` or `{"error":…}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    Event(Event),
+    Report { report: Box<Report> },
+    Error { error: Error },
 }
 
 /// Carries a request out. Called in the worker process: one transaction, one process.

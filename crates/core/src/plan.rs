@@ -256,6 +256,7 @@ mod tests {
             requested: true,
             essential: false,
             origin: String::new(),
+            advisory: None,
             sha256: String::new(),
             size: 0,
             download: 0,

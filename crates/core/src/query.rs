@@ -174,6 +174,11 @@ impl View {
         Ok(records.into_iter().filter_map(|r| self.item(&r.package).map(|item| (r, item))).collect())
     }
 
+    /// The packages that provide a name.
+    pub fn providers(&self, catalog: &mut dyn PackageCatalog, name: &str) -> Result<Vec<String>> {
+        catalog.providers(&self.config, name)
+    }
+
     /// The changelog of a package's version, from the archive that offers it.
     pub fn changelog(&self, catalog: &mut dyn PackageCatalog, package: &PackageId) -> Result<Option<String>> {
         self.require_indexes()?;

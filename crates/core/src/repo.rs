@@ -37,7 +37,8 @@ use crate::model::package::{self, PackageId};
 
 const EXTENSION: &str = "extensions/apt-ostree";
 /// Where a dpkg database can lie in a commit; the first that exists counts.
-const DPKG_STATUS: &[&str] = &["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status", "usr/share/dpkg/database/status"];
+pub const DPKG_STATUS: &[&str] =
+    &["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status", "usr/share/dpkg/database/status"];
 const BASE_REF_PREFIX: &str = "rpmostree/base";
 
 /// A repository.
@@ -106,6 +107,25 @@ impl Repo {
 
     pub fn has_commit(&self, checksum: &str) -> Result<bool> {
         Ok(self.inner.has_object(ostree::ObjectType::Commit, checksum, gio::Cancellable::NONE)?)
+    }
+
+    /// Only a part of the commit is here: it was looked at, or its pull was cut short.
+    pub fn is_partial(&self, checksum: &str) -> Result<bool> {
+        let (_, state) = self.inner.load_commit(checksum).context(|| format!("Reading commit {checksum}"))?;
+        Ok(state.contains(ostree::RepoCommitState::PARTIAL))
+    }
+
+    /// Writes these files of a commit below a directory, those that it has.
+    pub fn write_files(&self, commit: &str, files: &[&str], directory: &Path) -> Result<()> {
+        for file in files {
+            let Some(content) = self.read_file(commit, file)? else { continue };
+            let path = directory.join(file);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).context(|| format!("Creating {}", parent.display()))?;
+            }
+            std::fs::write(&path, content).context(|| format!("Writing {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// The installed packages of a commit, sorted: from its metadata, else from the dpkg status inside it; no checkout.

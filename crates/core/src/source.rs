@@ -82,6 +82,10 @@ pub struct SolvedPackage {
     pub essential: bool,
     /// Where it comes from: `suite/component`, or the file name of a local .deb.
     pub origin: String,
+    /// The name of the security update that this version is, [`crate::model::advisory::Advisory::id_of`] its source: an archive
+    /// for security updates offers it.
+    #[serde(default)]
+    pub advisory: Option<String>,
     /// Lower case hex SHA256 of the .deb.
     pub sha256: String,
     /// Bytes of the .deb.

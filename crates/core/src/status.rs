@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::boot::verification::{self, BootReport};
+use crate::cached_update::{self, CachedUpdate};
 use crate::error::Result;
 use crate::live::state::LiveState;
 use crate::model::origin::Origin;
 use crate::repo::Repo;
 use crate::repo::metadata::{ArchiveMeta, BasePackage, CommitInfo};
 use crate::sysroot::{Deployment, Sysroot};
+use crate::update_driver::UpdateDriver;
 use crate::warnings::{self, Warning};
 
 /// The whole `status --json` document.
@@ -26,8 +28,9 @@ pub struct SysrootStatus {
     pub deployments: Vec<DeploymentStatus>,
     /// Method, sender and object path of the running transaction.
     pub transaction: Option<(String, String, String)>,
-    pub cached_update: Option<Map<String, Value>>,
-    pub update_driver: Option<Map<String, Value>>,
+    /// Of the stateroot that runs.
+    pub cached_update: Option<CachedUpdate>,
+    pub update_driver: Option<UpdateDriver>,
     /// Our addition: what is wrong with the system.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
@@ -186,13 +189,16 @@ impl SysrootStatus {
             status.boot_failed = failed.into_iter().find(|report| report.deployment == deployment.name());
             deployments.push(status);
         }
-        Ok(Self { deployments, warnings: warnings::find(sysroot), ..Self::default() })
+        let cached_update = sysroot.stateroot(None).ok().and_then(|name| cached_update::read(sysroot, &name));
+        // Only what runs can be driven.
+        let update_driver = if sysroot.is_booted() { UpdateDriver::read(sysroot.path()) } else { None };
+        Ok(Self { deployments, cached_update, update_driver, warnings: warnings::find(sysroot), ..Self::default() })
     }
 }
 
 fn deployment_status(repo: &Repo, d: &Deployment) -> Result<DeploymentStatus> {
     let mut status = DeploymentStatus {
-        id: format!("{}-{}", d.stateroot(), d.name()),
+        id: d.id(),
         osname: d.stateroot(),
         serial: d.serial(),
         booted: d.booted,
@@ -264,17 +270,34 @@ fn add_remote(repo: &Repo, status: &mut DeploymentStatus, origin: &Origin) -> Re
         }
         status.pending_base_checksum = Some(pending);
     }
-    let Some(remote) = remote else { return Ok(()) };
-    match repo.gpg_verify_enabled(remote) {
-        Ok(enabled) => {
-            status.gpg_enabled = Some(enabled);
-            if enabled {
-                status.signatures = Some(repo.signatures(status.base(), remote));
-            }
-        }
-        Err(e) => status.remote_error = Some(e.to_string()),
+    if let Some(remote) = remote {
+        let trust = Trust::read(repo, remote, status.base());
+        (status.gpg_enabled, status.signatures, status.remote_error) =
+            (trust.gpg_enabled, trust.signatures, trust.remote_error);
     }
     Ok(())
+}
+
+/// Whether the signatures of a commit from a remote are looked at, and what they are.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    pub gpg_enabled: Option<bool>,
+    pub signatures: Option<Vec<Value>>,
+    /// The remote is not configured.
+    pub remote_error: Option<String>,
+}
+
+impl Trust {
+    pub fn read(repo: &Repo, remote: &str, commit: &str) -> Self {
+        match repo.gpg_verify_enabled(remote) {
+            Ok(enabled) => Self {
+                gpg_enabled: Some(enabled),
+                signatures: enabled.then(|| repo.signatures(commit, remote)),
+                remote_error: None,
+            },
+            Err(e) => Self { remote_error: Some(e.to_string()), ..Self::default() },
+        }
+    }
 }
 
 #[cfg(test)]

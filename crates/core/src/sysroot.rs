@@ -160,6 +160,12 @@ impl Sysroot {
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("No deployments for stateroot {stateroot}")))
     }
 
+    /// The deployment that runs; in a directory, where none does, the one that would boot.
+    pub fn current(&self, stateroot: &str) -> Option<Deployment> {
+        let all = self.deployments_of(stateroot);
+        all.iter().find(|d| d.booted).or(all.first()).cloned()
+    }
+
     /// The deployment whose /etc and kernel arguments are carried over: the booted one, else the pending one.
     pub fn merge_deployment(&self, stateroot: &str) -> Option<Deployment> {
         let inner = self.inner.merge_deployment(Some(stateroot))?;
@@ -200,6 +206,11 @@ impl Deployment {
 
     pub fn serial(&self) -> i32 {
         self.inner.deployserial()
+    }
+
+    /// `STATEROOT-CHECKSUM.SERIAL`, by which clients name it.
+    pub fn id(&self) -> String {
+        format!("{}-{}", self.stateroot(), self.name())
     }
 
     /// `CHECKSUM.SERIAL`, the name of its directory.

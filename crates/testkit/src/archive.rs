@@ -148,15 +148,16 @@ impl Archive {
         for old in ["Release", "Release.gpg", "InRelease"] {
             let _ = fs::remove_file(dist.join(old));
         }
+        let label = suite.fields.iter().find(|(key, _)| key == "Label").map_or(&self.origin, |(_, label)| label);
         let option = |key: &str, value: &str| format!("APT::FTPArchive::Release::{key}={value}");
         let release = run(Command::new("apt-ftparchive")
             .args(["-q", "release"])
-            .args(["-o", &option("Origin", &self.origin), "-o", &option("Label", &self.origin)])
+            .args(["-o", &option("Origin", &self.origin), "-o", &option("Label", label)])
             .args(["-o", &option("Suite", name), "-o", &option("Codename", suite.codename.as_deref().unwrap_or(name))])
             .args(["-o", &option("Architectures", &self.arches.join(" ")), "-o", &option("Components", "main")])
             .arg(&dist));
         let mut text = String::new();
-        for (key, value) in &suite.fields {
+        for (key, value) in suite.fields.iter().filter(|(key, _)| key != "Label") {
             text.push_str(&format!("{key}: {value}\n"));
         }
         text.push_str(&String::from_utf8(release.stdout).expect("a Release file is text"));

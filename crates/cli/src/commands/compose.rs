@@ -235,7 +235,7 @@ pub(crate) fn run(app: &App, args: ComposeArgs) -> Result<ExitCode, Failure> {
         scratch = Some(directory);
     }
     let request = Request { sysroot: PathBuf::new(), stateroot: None, verb: Verb::ComposeTree(compose), options };
-    let report = app.work(request, document)?;
+    let (report, _) = app.work(request, document)?;
     drop(scratch);
     app.say_lines(&report, document);
     Ok(ExitCode::SUCCESS)

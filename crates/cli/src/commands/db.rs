@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use apt_ostree_apt::AptSource;
 use apt_ostree_core::changelog::{self, Changes, Fetch};
+use apt_ostree_core::model::advisory::{self, Advisory};
 use apt_ostree_core::model::changelog as changelog_model;
 use apt_ostree_core::model::diff::PackageDiff;
 use apt_ostree_core::model::glob;
@@ -18,7 +19,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{App, StaterootArg};
-use crate::args::{Failure, not_available, usage};
+use crate::args::{Failure, usage};
+use crate::render::advisory_lines;
 
 #[derive(Debug, Args)]
 pub(crate) struct DbArgs {
@@ -45,7 +47,8 @@ struct ListArgs {
     /// Revisions, then glob patterns that package names or NEVRAs match
     #[arg(value_name = "REV")]
     words: Vec<String>,
-    #[arg(short, long, hide = true)]
+    /// Also list the security updates in them
+    #[arg(short, long)]
     advisories: bool,
     /// Output format: block or json
     #[arg(short = 'F', long, value_name = "FORMAT", default_value = "block")]
@@ -67,7 +70,8 @@ struct DiffArgs {
     /// Fetch the changelogs that the trees do not have from their archives
     #[arg(long, requires = "changelogs")]
     download: bool,
-    #[arg(short, long, hide = true)]
+    /// Also list the security updates that only the second one has
+    #[arg(short, long)]
     advisories: bool,
     /// Diff against deployments' base
     #[arg(long)]
@@ -83,8 +87,6 @@ struct VersionArgs {
     #[arg(short = 'F', long, value_name = "FORMAT", default_value = "block")]
     format: String,
 }
-
-const NO_ADVISORIES: &str = "security advisories are not recorded";
 
 pub(crate) fn run(app: &App, args: &DbArgs) -> Result<ExitCode, Failure> {
     match &args.command {
@@ -125,7 +127,6 @@ fn is_json(format: &str) -> Result<bool, Failure> {
 
 fn run_list(app: &App, args: &DbArgs, list: &ListArgs) -> Result<(), Failure> {
     let as_json = is_json(&list.format)?;
-    not_available(list.advisories, "--advisories", NO_ADVISORIES)?;
     if list.words.is_empty() {
         return usage("At least one REV must be specified");
     }
@@ -145,16 +146,20 @@ fn run_list(app: &App, args: &DbArgs, list: &ListArgs) -> Result<(), Failure> {
     for (rev, checksum) in revs {
         let packages = repo.packages(&checksum)?;
         let packages = packages.iter().filter(|id| wanted(id));
+        let advisories = repo.info(&checksum)?.advisories();
         if as_json {
             app.print_json(&json!({
                 "ostree-commit": checksum,
                 "packages": packages.map(db::package_json).collect::<Vec<_>>(),
-                "advisories": [],
+                "advisories": advisories,
             }));
         } else {
             let lines: String =
                 packages.map(|id| format!(" {}\n", id.nevra())).fold(header(rev, &checksum), |a, l| a + &l);
             app.terminal.print(&lines);
+            if list.advisories {
+                app.terminal.print(&advisory_block(&advisories));
+            }
         }
     }
     Ok(())
@@ -202,7 +207,9 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
     if diff.changelogs && diff.format == "json" {
         return Err(Error::usage("json format and --changelogs not supported together").into());
     }
-    not_available(diff.advisories, "--advisories", NO_ADVISORIES)?;
+    if diff.advisories && diff.format == "diff" {
+        return Err(Error::usage("diff format and --advisories not supported together").into());
+    }
     if diff.revs.len() > 2 {
         return usage("At most two revisions can be compared");
     }
@@ -212,12 +219,14 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
         to.checksum = repo.info(&to.checksum)?.base().to_owned();
     }
     let packages = PackageDiff::between(&repo.packages(&from.checksum)?, &repo.packages(&to.checksum)?);
+    let advisories =
+        advisory::new_ones(&repo.info(&from.checksum)?.advisories(), &repo.info(&to.checksum)?.advisories());
     if diff.format == "json" {
         app.print_json(&json!({
             "ostree-commit-from": from.checksum,
             "ostree-commit-to": to.checksum,
             "pkgdiff": packages.to_json(),
-            "advisories": [],
+            "advisories": advisories,
         }));
         return Ok(());
     }
@@ -240,7 +249,18 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
         from.text(),
         to.text(),
     ));
+    if diff.advisories {
+        app.terminal.print(&advisory_block(&advisories));
+    }
     Ok(())
+}
+
+/// The security updates below a title; nothing for none.
+fn advisory_block(advisories: &[Advisory]) -> String {
+    if advisories.is_empty() {
+        return String::new();
+    }
+    advisory_lines(advisories).iter().fold("SecAdvisories:\n".into(), |text, line| text + "  " + line + "\n")
 }
 
 /// The block form with the entries below each package, in the shape of rpm-ostree: `* DATE AUTHOR - VERSION`, then the changes.

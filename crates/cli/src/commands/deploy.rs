@@ -1,12 +1,16 @@
 //! `deploy REVISION`: a chosen commit of the branch.
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use apt_ostree_core::Error;
 use apt_ostree_core::operation::Verb;
+use apt_ostree_core::update_driver::UpdateDriver;
 use clap::Args;
 
 use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes, transaction_options};
 use crate::args::{Failure, not_available, usage};
+use crate::units;
 
 #[derive(Debug, Args)]
 #[command(override_usage = "apt-ostree deploy [OPTIONS] REVISION")]
@@ -37,7 +41,8 @@ pub(crate) struct DeployArgs {
     /// If no new deployment made, exit 77
     #[arg(long)]
     unchanged_exit_77: bool,
-    #[arg(long, value_name = "DRIVERNAME", hide = true)]
+    /// Register the calling service as the updates driver; with an empty REVISION nothing else
+    #[arg(long, value_name = "DRIVERNAME")]
     register_driver: Option<String>,
     /// Force a deploy even if an updates driver is registered
     #[arg(long)]
@@ -49,18 +54,41 @@ pub(crate) struct DeployArgs {
     json: bool,
 }
 
+/// Makes the unit that this runs in the one that drives updates.
+fn register_driver(app: &App, name: String) -> Result<(), Failure> {
+    let root = app.sysroot()?;
+    if root != Path::new("/") {
+        return usage("--register-driver is for the booted system, not for one in a directory");
+    }
+    app.require_root()?;
+    let unit = units::own_unit().ok_or_else(|| {
+        Error::usage(format!("The update driver {name} does not run in a systemd unit"))
+            .hint("A driver is a service: the unit tells whether it is at work.")
+    })?;
+    UpdateDriver { name, unit }.register(&root)?;
+    Ok(())
+}
+
 pub(crate) fn run(app: &App, args: DeployArgs) -> Result<ExitCode, Failure> {
-    let why = "update drivers are not registered";
-    not_available(args.register_driver.is_some(), "--register-driver", why)?;
     not_available(args.ex_cliwrap.is_some(), "--ex-cliwrap", "no host programs are wrapped")?;
-    let Some(revision) = args.revision.filter(|r| !r.is_empty()) else {
+    let revision = args.revision.unwrap_or_default();
+    if revision.is_empty() && args.register_driver.is_none() {
         return usage("REVISION must be specified");
-    };
+    }
     if args.preview && args.finish.reboot {
         return usage("Cannot specify both --preview and --reboot");
     }
     if args.preview && !(args.packages.install.is_empty() && args.packages.uninstall.is_empty()) {
         return usage("Cannot specify both --preview and --install/--uninstall");
+    }
+    if let Some(name) = args.register_driver {
+        register_driver(app, name)?;
+        if revision.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    if !(args.preview || args.dry_run) {
+        app.refuse_driven(args.bypass_driver)?;
     }
     let changes = package_changes(args.packages)?;
     let verb = Verb::Deploy {

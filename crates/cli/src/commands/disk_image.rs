@@ -151,7 +151,7 @@ pub(crate) fn run(app: &App, args: DiskImageArgs) -> Result<ExitCode, Failure> {
     let follows = image.remote.is_some();
     let request =
         Request { sysroot: PathBuf::new(), stateroot, verb: Verb::DiskImage(image), options: Options::default() };
-    let report = app.work(request, false)?;
+    let (report, _) = app.work(request, false)?;
     app.say_lines(&report, false);
     if !follows && !app.terminal.is_quiet() {
         app.terminal.line("The machine follows no remote; give it one with --remote, or later with rebase.");

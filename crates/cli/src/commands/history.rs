@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{App, StaterootArg, status};
 use crate::args::Failure;
+use crate::render::ago;
 
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
@@ -68,41 +69,4 @@ fn entry(app: &App, entry: &Entry, verbose: bool, now: u64) -> String {
         None => text += "  << Missing history information >>\n",
     }
     text
-}
-
-/// `5 days ago`: the largest unit that fits.
-fn ago(seconds: u64) -> String {
-    let units = [
-        (31_536_000, "year"),
-        (2_592_000, "month"),
-        (604_800, "week"),
-        (86_400, "day"),
-        (3_600, "hour"),
-        (60, "minute"),
-    ];
-    match units.iter().find(|(length, _)| seconds >= *length) {
-        Some((length, unit)) => {
-            let count = seconds / length;
-            format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
-        }
-        None => "just now".into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ago;
-
-    #[test]
-    fn ages() {
-        for (seconds, want) in [
-            (5, "just now"),
-            (60, "1 minute ago"),
-            (7_300, "2 hours ago"),
-            (172_800, "2 days ago"),
-            (40_000_000, "1 year ago"),
-        ] {
-            assert_eq!(ago(seconds), want);
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{App, complete, man};
+use super::{App, complete, man, packages};
 use crate::args::Failure;
 use crate::start;
 
@@ -19,6 +19,8 @@ pub(crate) struct InternalsArgs {
 enum Internal {
     /// Write the man pages into a directory
     Man { dir: PathBuf },
+    /// Answer the service's questions about packages
+    Packages(packages::PackagesArgs),
     /// Print the completions for a shell
     Completions {
         #[arg(value_parser = ["bash", "zsh", "fish"])]
@@ -36,6 +38,7 @@ pub(crate) fn run(app: &App, args: &InternalsArgs) -> Result<ExitCode, Failure> 
         Internal::Man { dir } => {
             man::write(dir)?;
         }
+        Internal::Packages(args) => return packages::run(app, args),
         Internal::Completions { shell } => {
             let script = match shell.as_str() {
                 "bash" => include_str!("../completions/bash"),

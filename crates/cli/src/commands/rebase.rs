@@ -89,6 +89,9 @@ pub(crate) fn run(app: &App, args: RebaseArgs) -> Result<ExitCode, Failure> {
     if args.custom_origin_url.is_some() && !is_checksum(&refspec) {
         return usage("--custom-origin-url and --custom-origin-description need a checksum as REFSPEC");
     }
+    if !args.dry_run {
+        app.refuse_driven(args.bypass_driver)?;
+    }
     let verb = Verb::Rebase(Rebase {
         refspec,
         revision: args.revision,

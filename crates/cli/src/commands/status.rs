@@ -1,23 +1,28 @@
 //! `status`: the deployments, as text or JSON. Needs neither root nor a worker.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 
-use apt_ostree_core::Error;
+use apt_ostree_core::model::advisory::{self, Advisory};
 use apt_ostree_core::model::diff::PackageDiff;
+use apt_ostree_core::model::settings::UpdatePolicy;
 use apt_ostree_core::model::time::iso8601;
 use apt_ostree_core::repo::Repo;
 use apt_ostree_core::repo::metadata::{ArchiveMeta, BasePackage};
 use apt_ostree_core::status::{DeploymentStatus, SysrootStatus};
 use apt_ostree_core::sysroot::Sysroot;
+use apt_ostree_core::{Error, settings};
 use clap::Args;
 use serde_json::Value;
 use serde_json_path::JsonPath;
 
 use super::{App, UNCHANGED};
-use crate::args::{Failure, not_available, usage};
-use crate::render::{aligned_diff, key_value, version_line};
+use crate::args::{Failure, usage};
+use crate::client::{self, Running};
+use crate::render::{aligned_diff, available_update, key_value, security, signatures, version_line};
 use crate::terminal::Terminal;
+use crate::units;
 
 /// Columns of the keys: the longest one is `InactiveRemoteOverrides`.
 const WIDTH: usize = 23;
@@ -32,7 +37,8 @@ pub(crate) struct StatusArgs {
     /// Print additional fields (e.g. StateRoot)
     #[arg(short, long)]
     verbose: bool,
-    #[arg(short, long, hide = true)]
+    /// Expand the list of security updates
+    #[arg(short, long)]
     advisories: bool,
     /// Output JSON
     #[arg(long)]
@@ -55,15 +61,18 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
     if args.json && args.jsonpath.is_some() {
         return usage("Cannot specify both --json and --jsonpath");
     }
-    not_available(args.advisories, "--advisories", "security advisories are not recorded")?;
     let path = match &args.jsonpath {
         Some(text) => Some(
             JsonPath::parse(&quote_names(text)).map_err(|e| Error::usage(format!("Invalid JSONPath '{text}': {e}")))?,
         ),
         None => None,
     };
-    let sysroot = Sysroot::open(&app.sysroot()?)?;
+    let root = app.sysroot()?;
+    let sysroot = Sysroot::open(&root)?;
     let mut status = SysrootStatus::read(&sysroot)?;
+    // The service is asked only where it runs: the question must not start it.
+    let running = if root == Path::new("/") { client::running() } else { None };
+    status.transaction = running.as_ref().map(|r| r.transaction.clone());
     let pending = status.deployments.first().is_some_and(|d| !d.booted);
     let diff = pending_diff(&sysroot.repo(), &status);
     let live_diff = live_diff(&sysroot.repo(), &status);
@@ -76,7 +85,17 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
     } else if args.json {
         app.print_json(&status);
     } else {
-        let text = Text { terminal: &app.terminal, verbose: args.verbose, diff, live_diff };
+        let automatic = automatic_updates(&sysroot, &status, args.verbose);
+        let text = Text {
+            terminal: &app.terminal,
+            verbose: args.verbose,
+            advisories: args.advisories || args.verbose,
+            automatic,
+            security: pending_advisories(&sysroot.repo(), &status),
+            diff,
+            live_diff,
+            running,
+        };
         app.terminal.print(&text.status(&status, args.booted));
     }
     Ok(if args.pending_exit_77 && pending { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
@@ -119,11 +138,43 @@ fn pending_diff(repo: &Repo, status: &SysrootStatus) -> PackageDiff {
     }
 }
 
+/// Security updates that the next boot brings.
+fn pending_advisories(repo: &Repo, status: &SysrootStatus) -> Vec<Advisory> {
+    let booted = status.deployments.iter().find(|d| d.booted);
+    let (Some(first), Some(booted)) = (status.deployments.first().filter(|d| !d.booted), booted) else {
+        return Vec::new();
+    };
+    let list = |d: &DeploymentStatus| repo.info(&d.checksum).map(|info| info.advisories()).unwrap_or_default();
+    advisory::new_ones(&list(booted), &list(first))
+}
+
+/// What is said of updates that come by themselves. Mistakes in the settings are for those to tell who use them.
+fn automatic_updates(sysroot: &Sysroot, status: &SysrootStatus, verbose: bool) -> String {
+    if let Some(driver) = &status.update_driver {
+        return units::driver(driver);
+    }
+    match settings::of_sysroot(sysroot, None).unwrap_or_default().update_policy {
+        UpdatePolicy::None if verbose => "AutomaticUpdates: disabled\n".into(),
+        UpdatePolicy::None => String::new(),
+        policy if sysroot.path() == Path::new("/") => units::automatic_updates(policy) + "\n",
+        policy => format!("AutomaticUpdates: {policy}\n"),
+    }
+}
+
 /// One deployment as text, by itself.
 pub(crate) fn deployment(terminal: &Terminal, d: &DeploymentStatus, verbose: bool) -> String {
     let shown = DeploymentStatus { booted: false, ..d.clone() };
-    Text { terminal, verbose, diff: PackageDiff::default(), live_diff: PackageDiff::default() }
-        .deployment(&shown, 0, false)
+    let text = Text {
+        terminal,
+        verbose,
+        advisories: verbose,
+        automatic: String::new(),
+        security: Vec::new(),
+        diff: PackageDiff::default(),
+        live_diff: PackageDiff::default(),
+        running: None,
+    };
+    text.deployment(&shown, 0, false)
 }
 
 /// What `apply-live` has changed.
@@ -138,10 +189,17 @@ fn live_diff(repo: &Repo, status: &SysrootStatus) -> PackageDiff {
 struct Text<'a> {
     terminal: &'a Terminal,
     verbose: bool,
+    /// Security updates by name.
+    advisories: bool,
+    /// The lines about automatic updates.
+    automatic: String,
+    /// Security updates of the first deployment against the booted one.
+    security: Vec<Advisory>,
     /// Of the first deployment against the booted one.
     diff: PackageDiff,
     /// Of the running tree against the booted deployment.
     live_diff: PackageDiff,
+    running: Option<Running>,
 }
 
 impl Text<'_> {
@@ -151,11 +209,9 @@ impl Text<'_> {
             text += &format!("{} {}\n", self.terminal.red("Warning:"), warning.text);
             warning.details.iter().for_each(|line| text += &format!("         {line}\n"));
         }
-        if self.verbose {
-            text += "AutomaticUpdates: disabled\n";
-        }
-        if let Some((title, ..)) = &status.transaction {
-            text += &format!("Transaction: {title}\n");
+        text += &self.automatic;
+        if let Some(running) = &self.running {
+            text += &format!("Transaction: {}\n  Initiator: {}\n", running.title, running.initiator);
         }
         text += if booted_only { "BootedDeployment:\n" } else { "Deployments:\n" };
         let stateroots: BTreeSet<_> = status.deployments.iter().map(|d| &d.osname).collect();
@@ -164,6 +220,10 @@ impl Text<'_> {
                 text += "\n";
             }
             text += &self.deployment(deployment, index, stateroots.len() > 1);
+        }
+        let update = status.cached_update.as_ref().filter(|u| !booted_only && !u.is_deployed(&status.deployments));
+        if let Some(update) = update {
+            text += &format!("\n{}", available_update(update, self.verbose, self.advisories));
         }
         text
     }
@@ -191,6 +251,9 @@ impl Text<'_> {
         text += &self.commits(d);
         text += &self.state(d, several);
         text += &self.signatures(d);
+        if index == 0 && !d.booted {
+            text += &security(WIDTH, &self.security, self.advisories);
+        }
         if index == 0 && !d.booted && !self.diff.is_empty() {
             text += &if self.verbose {
                 aligned_diff(WIDTH, &self.diff)
@@ -278,10 +341,8 @@ impl Text<'_> {
             return String::new();
         }
         let all = d.signatures.as_deref().unwrap_or_default();
-        let mut lines: Vec<_> = all.iter().map(signature).collect();
-        if lines.is_empty() {
-            lines.push("(unsigned)".into());
-        } else if self.verbose {
+        let mut lines = signatures(all);
+        if self.verbose && !all.is_empty() {
             let s = if all.len() == 1 { "" } else { "s" };
             lines.insert(0, format!("{} signature{s}", all.len()));
             let made = |s: &Value| {
@@ -404,26 +465,6 @@ fn archive_tree(archives: &[ArchiveMeta]) -> Vec<String> {
         format!("{branch} {}{component} ({})", a.id, iso8601(a.timestamp))
     };
     archives.iter().enumerate().map(line).collect()
-}
-
-/// One line about libostree's result tuple.
-fn signature(tuple: &Value) -> String {
-    let truth = |i: usize| tuple.get(i).and_then(Value::as_bool).unwrap_or_default();
-    let fingerprint = tuple.get(5).and_then(Value::as_str).unwrap_or_default();
-    let (valid, expired, key_expired, key_revoked, key_missing) = (truth(0), truth(1), truth(2), truth(3), truth(4));
-    if valid {
-        format!("Valid signature by {fingerprint}")
-    } else if key_missing {
-        "Can't check signature: public key not found".into()
-    } else if expired {
-        format!("Expired signature by {fingerprint}")
-    } else if key_expired {
-        format!("Signature by expired key {fingerprint}")
-    } else if key_revoked {
-        format!("Signature by revoked key {fingerprint}")
-    } else {
-        format!("BAD signature by {fingerprint}")
-    }
 }
 
 /// As a shell takes it back.

@@ -1,8 +1,12 @@
 //! `upgrade`: moves to the newest base and the newest layered packages.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use apt_ostree_core::operation::Verb;
+use apt_ostree_core::model::settings::UpdatePolicy;
+use apt_ostree_core::operation::{Verb, automatic};
+use apt_ostree_core::sysroot::Sysroot;
+use apt_ostree_core::{Result, settings};
 use clap::Args;
 
 use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes, transaction_options};
@@ -47,6 +51,31 @@ pub(crate) struct UpgradeArgs {
     json: bool,
 }
 
+fn policy(app: &App, stateroot: &StaterootArg) -> Result<UpdatePolicy> {
+    let sysroot = Sysroot::open(&app.sysroot()?)?;
+    Ok(settings::of_sysroot(&sysroot, stateroot.stateroot.as_deref())?.update_policy)
+}
+
+/// What the timer starts. That there is no update is no failure of its service.
+fn run_automatic(app: &App, args: UpgradeArgs) -> Result<ExitCode, Failure> {
+    let policy = policy(app, &args.stateroot)?;
+    let Some((verb, mut options)) = automatic::transaction(policy) else {
+        app.terminal.line("Automatic updates are not enabled; exiting...");
+        return Ok(ExitCode::SUCCESS);
+    };
+    app.refuse_driven(args.bypass_driver)?;
+    // A system in a directory has nothing that could be restarted.
+    options.reboot &= app.sysroot()? == Path::new("/");
+    let how = Transaction {
+        stateroot: args.stateroot.stateroot,
+        options,
+        json: args.json,
+        check: policy == UpdatePolicy::Check,
+        ..Transaction::default()
+    };
+    app.transaction(verb, how).map(|_| ExitCode::SUCCESS)
+}
+
 pub(crate) fn run(app: &App, args: UpgradeArgs) -> Result<ExitCode, Failure> {
     if args.finish.reboot && (args.preview || args.check) {
         return usage(format!("cannot specify both --reboot and --{}", if args.preview { "preview" } else { "check" }));
@@ -56,10 +85,13 @@ pub(crate) fn run(app: &App, args: UpgradeArgs) -> Result<ExitCode, Failure> {
         return usage("Cannot specify both --preview and --install/--uninstall");
     }
     if args.trigger_automatic_update_policy {
-        // There is no policy but "none".
-        app.sysroot()?;
-        app.terminal.line("Automatic updates are not enabled; exiting...");
-        return Ok(ExitCode::SUCCESS);
+        return run_automatic(app, args);
+    }
+    let look_only = args.preview || args.check || args.dry_run;
+    if !look_only {
+        app.refuse_driven(args.bypass_driver)?;
+    } else if !args.json && policy(app, &args.stateroot)? == UpdatePolicy::Stage {
+        app.terminal.notice("note: automatic updates (stage) are enabled");
     }
     let (preview, check) = (args.preview, args.check && !args.preview);
     let changes = package_changes(args.packages)?;

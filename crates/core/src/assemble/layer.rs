@@ -13,6 +13,7 @@ use super::layer_kernel::{self, Layered, Regenerate};
 use super::overlay::Overlay;
 use super::quirks::{self, Active, Quirks};
 use super::state::{self, CaptureOptions, VarSnapshot};
+use crate::advisories;
 use crate::error::{Context, Error, Result};
 use crate::event::{Event, EventSink, EventSinkExt};
 use crate::model::accounts::IdLock;
@@ -69,10 +70,17 @@ pub fn assemble(
     })?;
     let kernel = single_kernel(&tree.root)?;
     let packages = installed(&tree.root)?;
+    let advisories = advisories::of_layered(input.base, input.plan, &packages, Some(&tree.root));
     overlay.unmount()?;
     let active = active_requests(input);
     let version = input.base.version.as_deref();
-    let facts = metadata::TreeFacts { packages: &packages, active: &active, version, kernel: Some(&kernel) };
+    let facts = metadata::TreeFacts {
+        packages: &packages,
+        active: &active,
+        version,
+        kernel: Some(&kernel),
+        advisories: &advisories,
+    };
     let meta = metadata::layered_metadata(input.plan, &facts, input.regenerate.as_ref().map(|r| r.args.as_slice()));
     events.task("Writing OSTree commit", || {
         let spec = CommitSpec {

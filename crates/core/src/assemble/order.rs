@@ -68,6 +68,7 @@ mod tests {
             requested: false,
             essential: false,
             origin: String::new(),
+            advisory: None,
             sha256: String::new(),
             size: 0,
             download: 0,

@@ -20,7 +20,7 @@ use super::health::{self, CheckResult};
 use super::variables;
 use crate::error::{Context, Result};
 use crate::model::settings::Settings;
-use crate::operation::sources::settings;
+use crate::settings;
 use crate::sysroot::{Deployment, Sysroot};
 
 /// Below `/var`.
@@ -83,7 +83,7 @@ pub enum Next {
 /// Runs the checks of the system that runs from `sysroot`, and reports. `None`: turned off, or nothing of this sysroot runs.
 pub fn judge(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Next)>> {
     // A mistake in the settings says nothing about the deployment: the defaults hold, and `mark_good` tells of it.
-    if !settings(&root.join("etc")).unwrap_or_default().verify_boots {
+    if !settings::read(&root.join("etc")).unwrap_or_default().verify_boots {
         return Ok(None);
     }
     let Some(booted) = booted(sysroot) else { return Ok(None) };
@@ -99,7 +99,7 @@ pub fn judge(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Next)
 
 /// The boot has taken too long: the same as a failed check, unless it was found good by now or a check has told already.
 pub fn overdue(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Next)>> {
-    if !settings(&root.join("etc")).unwrap_or_default().verify_boots {
+    if !settings::read(&root.join("etc")).unwrap_or_default().verify_boots {
         return Ok(None);
     }
     let Some(booted) = booted(sysroot) else { return Ok(None) };
@@ -121,7 +121,7 @@ pub fn overdue(root: &Path, sysroot: &Sysroot) -> Result<Option<(BootReport, Nex
 pub fn mark_good(root: &Path, sysroot: &Sysroot) -> Result<Vec<String>> {
     let Some(booted) = booted(sysroot) else { return Ok(Vec::new()) };
     let mut lines = Vec::new();
-    let settings = settings(&root.join("etc")).unwrap_or_else(|error| {
+    let settings = settings::read(&root.join("etc")).unwrap_or_else(|error| {
         lines.push(format!("{error}; the defaults hold"));
         Settings::default()
     });

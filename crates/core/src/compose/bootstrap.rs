@@ -323,6 +323,7 @@ mod tests {
             requested: name == "asked",
             essential,
             origin: String::new(),
+            advisory: None,
             sha256: String::new(),
             size: 0,
             download: 0,

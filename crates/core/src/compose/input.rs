@@ -153,6 +153,20 @@ fn first_mirror(host: &Path, uri: &str) -> String {
     first.unwrap_or(uri).to_owned()
 }
 
+/// All apt sources of an /etc/apt, also the disabled ones, each with a name: that of its file, numbered where a file has several.
+pub fn named_sources(etc: &Path) -> Result<Vec<(String, Source)>> {
+    let mut all = Vec::new();
+    for (path, found) in read_sources(etc)? {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let found = found.context(|| format!("Reading {}", path.display()))?;
+        let several = found.len() > 1;
+        for (index, source) in found.into_iter().enumerate() {
+            all.push((if several { format!("{stem}:{}", index + 1) } else { stem.clone() }, source));
+        }
+    }
+    Ok(all)
+}
+
 /// Distributions that only add to Debian keep its codename and archive; their ID_LIKE says so.
 fn vendor(id: &str, like: &str) -> Option<&'static Vendor> {
     std::iter::once(id).chain(like.split_whitespace()).find_map(|id| VENDORS.iter().find(|v| v.id == id))

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Report;
 use super::log::LogSink;
 use super::transaction::Ports;
+use crate::advisories;
 use crate::assemble::quirks::{Quirks, RUNTIME_DIR};
 use crate::compose::{accounts, bootstrap, input, postprocess};
 use crate::digest;
@@ -298,6 +299,10 @@ impl Run<'_> {
         meta.insert("rpmostree.inputhash", hash);
         meta.insert_value("rpmostree.rpmdb.pkglist", &metadata::packages_to_variant(&tree.packages));
         meta.insert_value("rpmostree.rpmmd-repos", &metadata::archives_to_variant(&solution.archives));
+        let advisories = advisories::of_packages(&solution.install, Some(&tree.root));
+        if !advisories.is_empty() {
+            meta.insert_value("rpmostree.advisories", &metadata::advisories_to_variant(&advisories));
+        }
         if !self.treefile.initramfs_args.is_empty() {
             // For an initramfs that is made again on a machine.
             meta.insert("rpmostree.initramfs-args", self.treefile.initramfs_args.clone());

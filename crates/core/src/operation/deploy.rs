@@ -48,7 +48,9 @@ pub fn execute(transaction: &mut Transaction<'_>, deploy: &Deploy<'_>) -> Result
     let mut origin = pending.origin()?;
     let current = transaction.base_of(&pending)?;
     transaction.change_requests(&mut origin, deploy.changes)?;
-    let commit = resolve(transaction, &origin, &Revision::parse(deploy.revision)?, deploy.skip_branch_check)?;
+    let look_only = deploy.preview || transaction.options.dry_run;
+    let revision = Revision::parse(deploy.revision)?;
+    let commit = resolve(transaction, &origin, &revision, deploy.skip_branch_check, look_only)?;
     let target = transaction.repo.info(&commit)?;
     if deploy.disallow_downgrade {
         super::refuse_older(&current, &target, "--disallow-downgrade was given")?;
@@ -70,12 +72,14 @@ pub fn execute(transaction: &mut Transaction<'_>, deploy: &Deploy<'_>) -> Result
     Ok(report)
 }
 
-/// Finds the commit, fetching the branch's history for a version and the commit itself when it is not here.
+/// Finds the commit, fetching the branch's history for a version and the commit itself when it is not here; with `look_only`
+/// no more of it than a plan needs.
 pub fn resolve(
     transaction: &mut Transaction<'_>,
     origin: &Origin,
     revision: &Revision,
     skip_branch_check: bool,
+    look_only: bool,
 ) -> Result<String> {
     let repo = &transaction.repo;
     let events = transaction.ports.events;
@@ -87,12 +91,8 @@ pub fn resolve(
     };
     let offline = transaction.options.cache_only;
     let head = match remote {
-        Some(remote) => {
-            if !offline {
-                repo.pull_history(remote, branch)?;
-            }
-            repo.resolve(&format!("{remote}:{branch}"))?
-        }
+        Some(remote) if !offline => repo.pull_history(remote, branch)?,
+        Some(remote) => repo.resolve(&format!("{remote}:{branch}"))?,
         None => repo.resolve(branch)?,
     };
     let commit = match revision {
@@ -113,7 +113,20 @@ pub fn resolve(
         }
     };
     match remote {
-        Some(remote) if !offline => transaction.repo.pull(remote, branch, Some(&commit), events),
+        Some(remote) if !offline && look_only => {
+            if !repo.has_commit(&commit)? {
+                repo.pull_files(remote, &commit, &[], events)?;
+            }
+            super::upgrade::look_at(transaction, origin, remote, &repo.info(&commit)?)?;
+            Ok(commit)
+        }
+        Some(remote) if !offline => {
+            // A commit of another branch is not here at all yet.
+            if repo.has_commit(&commit)? {
+                super::space::check_pull(&transaction.sysroot, &commit, events)?;
+            }
+            repo.pull(remote, branch, Some(&commit), events)
+        }
         _ => transaction.repo.resolve(&commit),
     }
 }

@@ -22,17 +22,19 @@ pub fn execute(transaction: &mut Transaction<'_>, rebase: &Rebase) -> Result<Rep
     origin.custom = custom_origin(rebase, &origin)?;
     transaction.change_requests(&mut origin, &rebase.changes)?;
     let events = transaction.ports.events;
+    let look_only = transaction.options.dry_run;
     let commit = if let Some(repo) = &local_repo {
         transaction.repo.pull_local(Path::new(repo), &origin.refspec, events)?
     } else if origin.is_checksum() {
         transaction.repo.resolve(&origin.refspec)?
     } else if let Some(revision) = &rebase.revision {
-        let commit = deploy::resolve(transaction, &origin, &Revision::parse(revision)?, false)?;
+        let commit = deploy::resolve(transaction, &origin, &Revision::parse(revision)?, false, look_only)?;
         origin.override_commit = Some(commit.clone());
         commit
     } else {
         check_remote(transaction, &origin)?;
-        super::upgrade::newest_base(transaction, &origin)?.checksum
+        let newest = if look_only { super::upgrade::look_at_newest } else { super::upgrade::newest_base };
+        newest(transaction, &origin)?.checksum
     };
     let target = transaction.repo.info(&commit)?;
     if rebase.disallow_downgrade {

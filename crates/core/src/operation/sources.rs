@@ -7,8 +7,8 @@ use crate::compose::input;
 use crate::digest;
 use crate::error::{Context, Error, Result};
 use crate::model::package;
-use crate::model::settings::{self, Settings};
 use crate::model::sources::Source;
+use crate::settings;
 use crate::source::SourceConfig;
 
 /// `state` is the folder of libapt's own files (see [`SourceConfig::state`]).
@@ -43,6 +43,7 @@ fn describe(tree: &Path, machine_etc: Option<&Path>, keyrings: &Path, copy: bool
     let etc = machine_etc.map_or_else(|| tree.join("usr/etc"), Path::to_owned);
     // The deployment of that /etc is the tree whose keyrings its `Signed-By` fields mean.
     let system = machine_etc.and_then(Path::parent).unwrap_or(tree);
+    let settings = settings::read(&etc)?;
     let mut sources = input::tree_sources(system, &arch)?;
     keep_keyrings(&mut sources, keyrings, copy)?;
     Ok(SourceConfig {
@@ -51,37 +52,25 @@ fn describe(tree: &Path, machine_etc: Option<&Path>, keyrings: &Path, copy: bool
         sources: sources.iter().map(ToString::to_string).collect(),
         trusted_parts: Some(etc.join("apt/trusted.gpg.d")),
         preferences: vec![etc.join("apt/preferences"), etc.join("apt/preferences.d")],
-        foreign_arches: foreign_architectures(&sysimage, &etc, &arch)?,
+        foreign_arches: foreign_architectures(&sysimage, settings.foreign_architectures, &arch),
         arch,
-        recommends: true,
+        recommends: settings.recommends,
         ..SourceConfig::default()
     })
 }
 
 /// Those that the base's dpkg knows (`dpkg --add-architecture` in the image), then those of the machine's settings.
-fn foreign_architectures(sysimage: &Path, etc: &Path, native: &str) -> Result<Vec<String>> {
+fn foreign_architectures(sysimage: &Path, of_settings: Vec<String>, native: &str) -> Vec<String> {
     let of_base = std::fs::read_to_string(sysimage.join("dpkg/arch")).unwrap_or_default();
     let mut list: Vec<String> = of_base.lines().map(str::trim).map(ToOwned::to_owned).collect();
-    list.extend(settings(etc)?.foreign_architectures);
+    list.extend(of_settings);
     let mut kept: Vec<String> = Vec::new();
     for arch in list {
         if !arch.is_empty() && arch != native && !kept.contains(&arch) {
             kept.push(arch);
         }
     }
-    Ok(kept)
-}
-
-/// The settings of the machine; defaults where there is no file.
-pub fn settings(etc: &Path) -> Result<Settings> {
-    let path = etc.join(settings::FILE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Settings::parse(&text)
-            .context(|| format!("Reading {}", path.display()))
-            .map_err(|e| e.hint("Correct the file; nothing was changed.")),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
-        Err(e) => Err(e).context(|| format!("Reading {}", path.display())),
-    }
+    kept
 }
 
 /// Copies the keyrings to names made of their content. The deployment they come from is another one after every

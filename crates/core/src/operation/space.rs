@@ -25,6 +25,18 @@ pub fn check(sysroot: &Sysroot, stateroot: &str, plan: &Plan, base_tree: &Path) 
     Ok(())
 }
 
+/// Refuses a pull that cannot fit, where the commit says how large its objects are (`ostree commit --generate-sizes`); nothing
+/// is known of others before they are here.
+pub fn check_pull(sysroot: &Sysroot, commit: &str, events: &dyn EventSink) -> Result<()> {
+    let repo = sysroot.repo();
+    let Some(missing) = repo.missing_objects(commit)? else { return Ok(()) };
+    require(repo.path(), missing.unpacked + RESERVE, "the new image")?;
+    if missing.archived > 0 {
+        events.message(format!("Will download: the image ({} at most)", human_size(missing.archived)));
+    }
+    Ok(())
+}
+
 /// Room in /boot for the kernel and initramfs of a commit, which libostree copies there unless a deployment has the same
 /// ones. Where there is too little, deployments that are neither booted, nor the one to go back to, nor pinned are
 /// dropped, the oldest first.

@@ -31,6 +31,13 @@ use crate::sysroot::{Deployment, Sysroot};
 /// The machine's own quirks, below its /etc.
 const QUIRKS: &str = "apt-ostree/quirks.d";
 
+/// The files of a base that a plan is made with, see [`super::sources`].
+pub(super) const PLANNING_FILES: &[&str] =
+    &["usr/lib/sysimage/dpkg/status", "usr/lib/sysimage/dpkg/arch", "usr/lib/sysimage/apt/extended_states"];
+
+/// Where they are written, in the scratch space.
+const GLIMPSE: &str = "glimpse";
+
 /// The parts of the outside world a transaction uses.
 pub struct Ports<'a> {
     pub packages: &'a mut dyn PackageSource,
@@ -193,8 +200,11 @@ impl<'a> Transaction<'a> {
         let pending_info = self.repo.info(&pending.checksum())?;
         let mut report = Report::default();
         let (commit, plan) = if origin.is_layered() {
+            self.refuse_locked()?;
             let base = self.open_base(base_commit)?;
-            let Planned { config, quirks, mut plan } = self.plan(origin, &base, fresh_indexes)?;
+            let planned = self.plan(origin, &base, fresh_indexes);
+            crate::repo::remove_tree(&self.repo.extension("tmp")?.join(GLIMPSE))?;
+            let Planned { config, quirks, mut plan } = planned?;
             refuse_inactive(&plan, changes, &pending.origin()?)?;
             plan.check_kernels(&base.packages)?;
             let old = self.repo.packages(&pending.checksum()).unwrap_or_default();
@@ -335,6 +345,7 @@ impl<'a> Transaction<'a> {
             .find(|d| d.checksum() == commit && d.is_unmodified() && !d.is_staged());
         let tree = match deployed {
             Some(deployment) => self.sysroot.directory(&deployment),
+            None if self.repo.is_partial(commit)? => self.glimpse(commit)?,
             None => match self.repo.existing_checkout(commit)? {
                 Some(tree) => tree,
                 None => self
@@ -352,6 +363,19 @@ impl<'a> Transaction<'a> {
         Ok(Base { packages: self.repo.packages(commit)?, info, tree })
     }
 
+    /// What a plan is made with, of a base that was only looked at.
+    fn glimpse(&self, commit: &str) -> Result<PathBuf> {
+        if !self.options.dry_run {
+            return Err(Error::failed(format!("The base commit {commit} is not here in full")).hint(
+                "A pull of it was cut short, or it was only looked at: run the command again, with the network.",
+            ));
+        }
+        let directory = self.repo.extension("tmp")?.join(GLIMPSE);
+        crate::repo::remove_tree(&directory)?;
+        self.repo.write_files(commit, PLANNING_FILES, &directory)?;
+        Ok(directory)
+    }
+
     /// The deployment whose /etc tells the apt sources and the accounts of the machine.
     pub(super) fn machine_etc(&self) -> Option<PathBuf> {
         let merge = self.sysroot.merge_deployment(&self.stateroot)?;
@@ -365,9 +389,19 @@ impl<'a> Transaction<'a> {
             .then(|| Regenerate { args: origin.initramfs_args.clone(), machine_etc: self.machine_etc() })
     }
 
-    /// `/etc/apt-ostreed.conf` of the machine; defaults where there is none.
+    /// Those of the machine; defaults where there is none yet.
     fn settings(&self) -> Result<Settings> {
-        self.machine_etc().map_or_else(|| Ok(Settings::default()), |etc| super::sources::settings(&etc))
+        self.machine_etc().map_or_else(|| Ok(Settings::default()), |etc| crate::settings::read(&etc))
+    }
+
+    /// `LockLayering`: a machine that is to have images as they are, and nothing assembled on it.
+    fn refuse_locked(&self) -> Result<()> {
+        if !self.settings()?.lock_layering {
+            return Ok(());
+        }
+        Err(Error::usage("Layering is locked on this machine: the new deployment would not be the image as it is")
+            .hint("LockLayering in [Daemon] of /etc/apt-ostreed.conf or /etc/rpm-ostreed.conf says so.")
+            .hint("Drop what is layered, overridden or made again: apt-ostree reset"))
     }
 
     /// libapt's view of a base: its dpkg status, the machine's sources.

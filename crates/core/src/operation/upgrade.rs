@@ -1,10 +1,21 @@
 //! `upgrade`: a newer base from the remote (or the local branch), and everything layered on it again from scratch.
+//!
+//! What comes of it is remembered as the update that is known of ([`cached_update`]), whether it was only looked at, is
+//! downloaded, or waits for the next boot.
 
-use super::transaction::Transaction;
-use super::{PackageChanges, Report, UpdateInfo};
-use crate::error::Result;
+use super::transaction::{PLANNING_FILES, Transaction};
+use super::{PackageChanges, Report};
+use crate::advisories;
+use crate::cached_update::{self, CachedUpdate, Layer, RpmDiff};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventSinkExt;
+use crate::model::advisory;
+use crate::model::diff::{ChangeKind, PackageDiff};
 use crate::model::origin::Origin;
+use crate::plan::Plan;
+use crate::repo::DPKG_STATUS;
 use crate::repo::metadata::CommitInfo;
+use crate::status::Trust;
 
 /// What `upgrade` was asked besides the package changes.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +39,7 @@ pub fn execute(transaction: &mut Transaction<'_>, upgrade: &Upgrade<'_>) -> Resu
     transaction.change_requests(&mut origin, upgrade.changes)?;
     if origin.is_checksum() {
         if upgrade.changes.is_empty() {
+            remember(transaction, None);
             let line = match &origin.custom {
                 Some((_, description)) => format!("Pinned to commit by custom origin: {description}"),
                 None => "Pinned to commit; no upgrade available".to_owned(),
@@ -38,14 +50,19 @@ pub fn execute(transaction: &mut Transaction<'_>, upgrade: &Upgrade<'_>) -> Resu
     }
     // A commit chosen by `deploy` is not a lasting pin.
     origin.override_commit = None;
-    let target = newest_base(transaction, &origin)?;
+    let look_only = upgrade.preview || transaction.options.dry_run;
+    let target = if look_only { look_at_newest(transaction, &origin)? } else { newest_base(transaction, &origin)? };
     if !upgrade.allow_downgrade {
         super::refuse_older(&current, &target, "use --allow-downgrade to permit")?;
     }
     if upgrade.preview {
-        return preview(transaction, &origin, &current, &target, upgrade.changes);
+        return preview(transaction, &origin, &target, upgrade.changes);
     }
     let mut report = transaction.make_deployment(&origin, &target.checksum, upgrade.changes, true)?;
+    if !transaction.options.dry_run {
+        let update = available(transaction, &origin, &target, report.plan.as_deref());
+        remember(transaction, update.unwrap_or_else(|e| without_update(transaction, &e)).as_ref());
+    }
     if !report.changed && report.lines.is_empty() {
         report.lines.push("No upgrade available.".into());
     }
@@ -57,35 +74,131 @@ pub fn newest_base(transaction: &mut Transaction<'_>, origin: &Origin) -> Result
     let (remote, branch) = origin.remote_and_branch().unwrap_or((None, &origin.refspec));
     let commit = match remote {
         Some(remote) if !transaction.options.cache_only => {
-            transaction.repo.pull(remote, branch, None, transaction.ports.events)?
+            let (repo, events) = (&transaction.repo, transaction.ports.events);
+            let head = repo.pull_head(remote, branch, events)?;
+            super::space::check_pull(&transaction.sysroot, &head.checksum, events)?;
+            repo.pull(remote, branch, None, events)?
         }
         Some(remote) => transaction.repo.resolve(&format!("{remote}:{branch}"))?,
         None => transaction.repo.resolve(branch)?,
     };
+    if transaction.repo.is_partial(&commit)? {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("Commit {commit} of {} is not here in full", origin.refspec),
+        )
+        .hint("Its pull was cut short: run the command again with the network."));
+    }
     transaction.repo.info(&commit)
+}
+
+/// The head of the origin's branch with no more of it than a plan needs: an image is not downloaded to say that there is one.
+pub fn look_at_newest(transaction: &mut Transaction<'_>, origin: &Origin) -> Result<CommitInfo> {
+    let Some((Some(remote), branch)) = origin.remote_and_branch().filter(|_| !transaction.options.cache_only) else {
+        return newest_base(transaction, origin);
+    };
+    let head = transaction.repo.pull_head(remote, branch, transaction.ports.events)?;
+    look_at(transaction, origin, remote, &head)?;
+    Ok(head)
+}
+
+/// Fetches the files of a commit that a plan of the origin's requests needs, unless all of it is here.
+pub fn look_at(transaction: &Transaction<'_>, origin: &Origin, remote: &str, commit: &CommitInfo) -> Result<()> {
+    let planning = if origin.is_layered() { PLANNING_FILES } else { &[] };
+    // A commit that does not list its packages has them in dpkg's status only.
+    let status = if commit.packages().is_none() { DPKG_STATUS } else { &[] };
+    let files: Vec<String> = planning.iter().chain(status).map(|path| format!("/{path}")).collect();
+    let repo = &transaction.repo;
+    if files.is_empty() || !repo.is_partial(&commit.checksum)? {
+        return Ok(());
+    }
+    repo.pull_files(remote, &commit.checksum, &files, transaction.ports.events)
 }
 
 /// The plan of the upgrade without carrying it out.
 fn preview(
     transaction: &mut Transaction<'_>,
     origin: &Origin,
-    current: &CommitInfo,
     target: &CommitInfo,
     changes: &PackageChanges,
 ) -> Result<Report> {
     let options = super::Options { dry_run: true, ..transaction.options.clone() };
     let report = transaction.with_options(&options, |t| t.make_deployment(origin, &target.checksum, changes, true))?;
-    let new_base = current.checksum != target.checksum;
-    let changed = new_base || !report.diff.is_empty();
-    if !changed {
+    let update = available(transaction, origin, target, report.plan.as_deref())?;
+    remember(transaction, update.as_ref());
+    if update.is_none() {
         return Ok(Report { lines: vec!["No updates available.".into()], ..Report::default() });
     }
-    let update = UpdateInfo {
-        commit: target.checksum.clone(),
+    Ok(Report { update: update.map(Box::new), ..report })
+}
+
+/// The update as it is told against what runs now; `None` where nothing would be newer. `plan` is what an upgrade would do;
+/// without one it is done, and the pending deployment has it.
+fn available(
+    transaction: &Transaction<'_>,
+    origin: &Origin,
+    target: &CommitInfo,
+    plan: Option<&Plan>,
+) -> Result<Option<CachedUpdate>> {
+    let (sysroot, repo, stateroot) = (&transaction.sysroot, &transaction.repo, &transaction.stateroot);
+    let Some(current) = sysroot.current(stateroot) else { return Ok(None) };
+    let running = repo.info(&current.checksum())?;
+    let pending = sysroot.pending(stateroot)?;
+    let waiting = repo.packages(&pending.checksum()).unwrap_or_default();
+    let (packages, advisories) = match plan {
+        Some(plan) => {
+            let packages = plan.resulting_packages(&repo.packages(&target.checksum)?);
+            let advisories = advisories::of_layered(target, plan, &packages, None);
+            (packages, advisories)
+        }
+        None => (waiting.clone(), repo.info(&pending.checksum())?.advisories()),
+    };
+    let new_base = running.base() != target.checksum;
+    let diff = PackageDiff::between(&repo.packages(&running.checksum).unwrap_or_default(), &packages);
+    // What an installation that waits for the next boot adds is no update.
+    let newer = diff.changes.iter().any(|c| matches!(c.kind, ChangeKind::Upgraded | ChangeKind::Downgraded));
+    if !new_base && !newer && PackageDiff::between(&waiting, &packages).is_empty() {
+        return Ok(None);
+    }
+    let staged = pending.is_staged()
+        && waiting == packages
+        && repo.info(&pending.checksum()).is_ok_and(|info| info.base() == target.checksum);
+    let layered = |name: &str| !staged && plan.is_some_and(|p| p.install.iter().any(|i| i.id.name == name));
+    let in_base = repo.packages(running.base()).unwrap_or_default();
+    let layer = |id: &crate::model::package::PackageId| {
+        // A base package that layering makes newer is one of the base still.
+        let of_base = in_base.iter().any(|p| p.name == id.name);
+        if layered(&id.name) && !of_base { Layer::Layered } else { Layer::Base }
+    };
+    let trust = match origin.remote_and_branch() {
+        Some((Some(remote), _)) => Trust::read(repo, remote, &target.checksum),
+        _ => Trust::default(),
+    };
+    Ok(Some(CachedUpdate {
+        osname: stateroot.clone(),
+        checksum: target.checksum.clone(),
         version: target.version.clone(),
         timestamp: target.timestamp,
-        new_base,
-        diff: report.diff.clone(),
-    };
-    Ok(Report { update: Some(update), ..report })
+        origin: origin.refspec.clone(),
+        gpg_enabled: trust.gpg_enabled,
+        signatures: trust.signatures,
+        remote_error: trust.remote_error,
+        ref_has_new_commit: new_base,
+        rpm_diff: RpmDiff::new(&diff, layer),
+        advisories: advisory::new_ones(&running.advisories(), &advisories),
+        deployment: staged.then(|| pending.id()),
+        update_sha256: running.checksum,
+    }))
+}
+
+/// The upgrade itself is done: it is no failure that nothing can be told of it.
+fn without_update(transaction: &Transaction<'_>, error: &Error) -> Option<CachedUpdate> {
+    transaction.ports.events.warning(format!("What the update brings is not known: {error}"));
+    None
+}
+
+fn remember(transaction: &Transaction<'_>, update: Option<&CachedUpdate>) {
+    if let Err(error) = cached_update::store(&transaction.sysroot, &transaction.stateroot, update) {
+        transaction.ports.events.warning(format!("The update is not remembered: {error}"));
+    }
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::Repo;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::advisory::Advisory;
 use crate::model::package::PackageId;
 use crate::model::version;
 use crate::plan::{Plan, Replacement};
@@ -160,6 +161,11 @@ impl CommitInfo {
         self.value("apt-ostree.base-upgrades").and_then(|v| v.get()).unwrap_or_default()
     }
 
+    /// The security updates that the tree has.
+    pub fn advisories(&self) -> Vec<Advisory> {
+        self.children("rpmostree.advisories").iter().filter_map(|v| serde_json::from_value(to_json(v)).ok()).collect()
+    }
+
     /// Arguments for dracut that the initramfs was made with.
     pub fn initramfs_args(&self) -> Vec<String> {
         self.value("rpmostree.initramfs-args").and_then(|v| v.get()).unwrap_or_default()
@@ -268,6 +274,25 @@ pub fn packages_from_variant(list: &Variant) -> Option<Vec<PackageId>> {
     Some(list)
 }
 
+/// `a(suuasa{sv})`, as rpm-ostree has it.
+pub fn advisories_to_variant(advisories: &[Advisory]) -> Variant {
+    let rows = advisories.iter().map(|a| {
+        let details = VariantDict::new(None);
+        details.insert_value("cve_references", &a.cves.to_variant());
+        Variant::tuple_from_iter([
+            a.id.to_variant(),
+            a.kind.to_variant(),
+            a.severity.to_variant(),
+            a.packages.to_variant(),
+            details.end(),
+        ])
+    });
+    match ostree::glib::VariantTy::new("(suuasa{sv})") {
+        Ok(row) => Variant::array_from_iter_with_type(row, rows),
+        Err(_) => unreachable!("a valid type"),
+    }
+}
+
 /// `aa{sv}` of the indexes that were used.
 pub fn archives_to_variant(archives: &[ArchiveInfo]) -> Variant {
     let rows = archives.iter().map(|archive| {
@@ -364,11 +389,13 @@ pub struct TreeFacts<'a> {
     pub version: Option<&'a str>,
     /// The version of the kernel.
     pub kernel: Option<&'a str>,
+    /// Security updates in it.
+    pub advisories: &'a [Advisory],
 }
 
 /// The metadata of a layered commit. `initramfs` has the arguments of one that was made again.
 pub fn layered_metadata(plan: &Plan, facts: &TreeFacts<'_>, initramfs: Option<&[String]>) -> Variant {
-    let TreeFacts { packages, active, version, kernel } = *facts;
+    let TreeFacts { packages, active, version, kernel, advisories } = *facts;
     let meta = VariantDict::new(None);
     if let Some(args) = initramfs {
         meta.insert("rpmostree.initramfs-args", args.to_vec());
@@ -382,6 +409,9 @@ pub fn layered_metadata(plan: &Plan, facts: &TreeFacts<'_>, initramfs: Option<&[
     meta.insert_value("rpmostree.rpmdb.pkglist", &packages_to_variant(packages));
     meta.insert_value("rpmostree.rpmmd-repos", &archives_to_variant(&plan.archives));
     meta.insert("rpmostree.packages", active.to_vec());
+    if !advisories.is_empty() {
+        meta.insert_value("rpmostree.advisories", &advisories_to_variant(advisories));
+    }
     let upgrades: Vec<(String, String, String)> = plan
         .base_changes
         .iter()

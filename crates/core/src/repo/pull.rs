@@ -9,12 +9,22 @@ use ostree::gio;
 use ostree::glib::{self, VariantDict};
 
 use super::Repo;
+use super::metadata::CommitInfo;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, EventSink, EventSinkExt, NullSink};
 use crate::model::size::human_size;
 
 /// How often a running pull says how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+/// Bytes of what a pull would fetch, without the savings of static deltas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MissingObjects {
+    /// On disk.
+    pub unpacked: u64,
+    /// Over the network.
+    pub archived: u64,
+}
 
 impl Repo {
     /// Pulls one branch of a remote. Signatures are checked as the remote's configuration says (`gpg-verify`
@@ -31,11 +41,64 @@ impl Repo {
         }
     }
 
-    /// Pulls only the commit objects of a branch's whole history, to look versions up.
-    pub fn pull_history(&self, remote: &str, branch: &str) -> Result<()> {
+    /// Pulls what an update can be judged by: the head of a branch, without its tree. The branch stays where it was until all of
+    /// the new head is here, so that nothing takes it for a tree. What was fetched goes with the next clean-up, or is used by
+    /// the next [`Repo::pull`].
+    pub fn pull_head(&self, remote: &str, branch: &str, events: &dyn EventSink) -> Result<CommitInfo> {
+        let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
+        let pull = || self.keeping_branch(remote, branch, || self.run_pull(remote, &options, events));
+        let head = events.task(format!("Looking at {remote}:{branch}"), pull)?;
+        self.info(&head)
+    }
+
+    /// Pulls the commit objects of a branch's whole history, to look versions up. Its head; the branch stays likewise.
+    pub fn pull_history(&self, remote: &str, branch: &str) -> Result<String> {
         let options = pull_options(branch, ostree::RepoPullFlags::COMMIT_ONLY.bits());
         options.insert("depth", -1i32);
-        self.run_pull(remote, &options, &NullSink)
+        self.keeping_branch(remote, branch, || self.run_pull(remote, &options, &NullSink))
+    }
+
+    /// Pulls a commit without more of its tree than these files, those that it has.
+    pub fn pull_files(&self, remote: &str, commit: &str, files: &[String], events: &dyn EventSink) -> Result<()> {
+        let commit_only = if files.is_empty() { ostree::RepoPullFlags::COMMIT_ONLY.bits() } else { 0 };
+        let options = pull_options(commit, commit_only);
+        if !files.is_empty() {
+            options.insert("subdirs", files.to_vec());
+        }
+        self.run_pull(remote, &options, events)
+    }
+
+    /// The head of a branch after a pull, and the branch back where it was unless that head is whole.
+    fn keeping_branch(&self, remote: &str, branch: &str, pull: impl FnOnce() -> Result<()>) -> Result<String> {
+        let refspec = format!("{remote}:{branch}");
+        let before = self.inner.resolve_rev(&refspec, true)?;
+        pull()?;
+        let head = self.resolve(&refspec)?;
+        if self.is_partial(&head)? {
+            let whole = before.filter(|commit| !self.is_partial(commit).unwrap_or(true));
+            self.inner
+                .set_ref_immediate(Some(remote), branch, whole.as_deref(), gio::Cancellable::NONE)
+                .context(|| format!("Leaving {refspec} where it was"))?;
+        }
+        Ok(head)
+    }
+
+    /// How much of a commit is not here; `None` where it does not say how large its objects are.
+    pub fn missing_objects(&self, commit: &str) -> Result<Option<MissingObjects>> {
+        let (variant, state) = self.inner.load_commit(commit).context(|| format!("Reading commit {commit}"))?;
+        if !state.contains(ostree::RepoCommitState::PARTIAL) {
+            return Ok(Some(MissingObjects::default()));
+        }
+        // Most commits have none, which libostree reports as an error.
+        let Ok(sizes) = ostree::commit_get_object_sizes(&variant) else { return Ok(None) };
+        let mut missing = MissingObjects::default();
+        for object in sizes {
+            if !self.inner.has_object(object.objtype(), &object.checksum(), gio::Cancellable::NONE)? {
+                missing.unpacked = missing.unpacked.saturating_add(object.unpacked());
+                missing.archived = missing.archived.saturating_add(object.archived());
+            }
+        }
+        Ok(Some(missing))
     }
 
     /// Copies a commit and its branch from a repository on this machine into the local ref `branch`.

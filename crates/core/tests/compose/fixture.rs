@@ -132,6 +132,7 @@ impl Fixture {
                     requested: requested.contains(&field("Package").as_str()),
                     essential: s.get("Essential") == Some("yes"),
                     origin: "trixie/main".into(),
+                    advisory: None,
                     sha256: String::new(),
                     size: 0,
                     download: 0,

@@ -133,7 +133,7 @@ pub(super) static KEYS: &[Key] = &[
     key("check-groups", Kind::Map, Merge::Outer),
     key("ignore-removed-users", Kind::Texts, Merge::Front),
     key("ignore-removed-groups", Kind::Texts, Merge::Front),
-    ignored("advisories-metadata", "advisories are not recorded yet"),
+    ignored("advisories-metadata", "security updates are always recorded"),
     ignored("cliwrap", "apt itself refuses changes on a booted system and names the command to use"),
     ignored("cliwrap-binaries", "apt itself refuses changes on a booted system and names the command to use"),
     ignored("etc-group-members", "every group stands in /etc/group, so members can be added to any"),

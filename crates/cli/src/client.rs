@@ -1,0 +1,301 @@
+//! The way of a request over the bus: asks the service for a transaction, starts it, shows its lines, hands back its report.
+//!
+//! The lines are the worker's own (`worker`), so that the text is the same either way. Where there is no service to be had (no
+//! bus, a container, a chroot, a rescue shell) the caller runs the worker itself.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use apt_ostree_bus::client::{ManagerProxy, SysrootProxy};
+use apt_ostree_bus::{TRANSACTION, TRANSACTION_LINES, TRANSACTION_PATH, errors};
+use apt_ostree_core::operation::{Line, Report, Request};
+use apt_ostree_core::{Context, Error, ErrorKind, Result};
+use futures_util::StreamExt;
+use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
+use zbus::zvariant::{Fd, Value};
+use zbus::{Connection, MessageStream};
+
+use crate::terminal::Terminal;
+
+const BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
+const AGENT: &str = "/usr/bin/pkttyagent";
+
+/// What `status` tells of a running transaction.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Method, sender, object.
+    pub(crate) transaction: (String, String, String),
+    pub(crate) title: String,
+    pub(crate) initiator: String,
+}
+
+/// Whether there is a bus at all.
+pub(crate) fn has_bus() -> bool {
+    std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_some() || Path::new(BUS_SOCKET).exists()
+}
+
+/// Runs the request to its end. `None`: there is no service on this bus.
+pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Option<Report>> {
+    if !has_bus() {
+        return Ok(None);
+    }
+    runtime()?.block_on(work(request, terminal))
+}
+
+/// The running transaction, if the service runs; it is not started for the question.
+pub(crate) fn running() -> Option<Running> {
+    if !has_bus() {
+        return None;
+    }
+    runtime().ok()?.block_on(async {
+        let bus = Connection::system().await.ok()?;
+        let names = zbus::fdo::DBusProxy::new(&bus).await.ok()?;
+        if !names.name_has_owner(apt_ostree_bus::NAME.try_into().ok()?).await.ok()? {
+            return None;
+        }
+        let transaction = SysrootProxy::new(&bus).await.ok()?.active_transaction().await.ok()?;
+        if transaction.0.is_empty() {
+            return None;
+        }
+        let (title, initiator) = ManagerProxy::new(&bus).await.ok()?.transaction().await.ok()?;
+        Some(Running { transaction, title, initiator })
+    })
+}
+
+/// Ends the running transaction. Its title, or `None` when there is none.
+pub(crate) fn cancel(begun: impl FnOnce(&str)) -> Result<Option<String>> {
+    if !has_bus() {
+        return Ok(None);
+    }
+    runtime()?.block_on(async {
+        let bus = Connection::system().await.map_err(|e| on_bus(&e))?;
+        let names = zbus::fdo::DBusProxy::new(&bus).await.map_err(|e| on_bus(&e))?;
+        let name = apt_ostree_bus::NAME.try_into().map_err(|e: zbus::names::Error| Error::failed(e.to_string()))?;
+        if !names.name_has_owner(name).await.unwrap_or_default() {
+            return Ok(None);
+        }
+        let sysroot = SysrootProxy::new(&bus).await.map_err(|e| on_bus(&e))?;
+        let address = sysroot.active_transaction_path().await.map_err(|e| on_bus(&e))?;
+        if address.is_empty() {
+            return Ok(None);
+        }
+        let peer = connect(&address).await?;
+        let title = peer_title(&peer).await;
+        begun(&title);
+        let mut messages = MessageStream::from(&peer);
+        let _agent = Agent::start();
+        call(&peer, "Cancel").await?;
+        // A finished transaction closes the connection, or has told so before.
+        while let Some(Ok(message)) = messages.next().await {
+            if message.header().member().is_some_and(|m| m == "Finished") {
+                break;
+            }
+        }
+        Ok(Some(title))
+    })
+}
+
+/// Makes the service read its settings again. False: there is no service.
+pub(crate) fn reload() -> Result<bool> {
+    if !has_bus() {
+        return Ok(false);
+    }
+    runtime()?.block_on(async {
+        let bus = Connection::system().await.map_err(|e| on_bus(&e))?;
+        let sysroot = SysrootProxy::new(&bus).await.map_err(|e| on_bus(&e))?;
+        let _agent = Agent::start();
+        match sysroot.reload_config().await {
+            Ok(()) => Ok(true),
+            Err(e) if is_absent(&e) => Ok(false),
+            Err(e) => Err(on_bus(&e)),
+        }
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "Starting the client of the service")
+}
+
+async fn work(request: &Request, terminal: &Terminal) -> Result<Option<Report>> {
+    let files = open_files(request)?;
+    // Before anything is begun, so that no signal is missed.
+    let mut interrupt = signal(SignalKind::interrupt()).context(|| "Catching signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context(|| "Catching signals")?;
+    let Ok(bus) = Connection::system().await else { return Ok(None) };
+    let id = std::env::var("RPMOSTREE_CLIENT_ID").ok().filter(|id| !id.is_empty()).unwrap_or_else(|| "cli".into());
+    let sysroot = SysrootProxy::new(&bus).await.map_err(|e| on_bus(&e))?;
+    match sysroot.register_client(HashMap::from([("id", Value::from(id))])).await {
+        Err(e) if is_absent(&e) => {
+            // It is installed and does not come up: that is worth a word.
+            if !is_unknown(&e) {
+                terminal.notice(&format!("notice: the service cannot be started: {e}"));
+            }
+            return Ok(None);
+        }
+        // Not being registered costs nothing: a transaction keeps the service as well.
+        Ok(()) | Err(_) => {}
+    }
+    let agent = Agent::start();
+    let address = match execute(&bus, request, &files).await {
+        Ok(address) => address,
+        Err(e) if is_foreign(&e) => return Ok(None),
+        Err(e) => return Err(on_bus(&e)),
+    };
+    drop(agent);
+    let peer = connect(&address).await?;
+    let mut messages = MessageStream::from(&peer);
+    call(&peer, "Start").await?;
+    let (mut answer, mut cancelled) = (None, false);
+    loop {
+        let name = tokio::select! {
+            message = messages.next() => match message {
+                Some(Ok(message)) => {
+                    let header = message.header();
+                    let member = header.member().map(ToString::to_string).unwrap_or_default();
+                    let interface = header.interface().map(ToString::to_string).unwrap_or_default();
+                    match (interface.as_str(), member.as_str()) {
+                        (TRANSACTION_LINES, "Line") => {
+                            let text: String = message.body().deserialize().unwrap_or_default();
+                            match serde_json::from_str(&text) {
+                                Ok(Line::Event(event)) => terminal.event(&event),
+                                Ok(Line::Report { report }) => answer = Some(Ok(*report)),
+                                Ok(Line::Error { error }) => answer = Some(Err(error)),
+                                Err(_) => terminal.notice(&text),
+                            }
+                        }
+                        (TRANSACTION, "Finished") => break,
+                        _ => {}
+                    }
+                    continue;
+                }
+                Some(Err(_)) | None => break,
+            },
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        if std::mem::replace(&mut cancelled, true) {
+            return Err(Error::new(ErrorKind::Cancelled, "Interrupted while the transaction was being cancelled")
+                .hint("The service ends it; `apt-ostree status` tells when it has."));
+        }
+        terminal.drop_tasks();
+        terminal.notice(&format!("Caught {name}, cancelling transaction"));
+        call(&peer, "Cancel").await?;
+    }
+    if answer.as_ref().is_none_or(|answer: &Result<Report>| answer.is_err()) {
+        terminal.drop_tasks();
+    }
+    answer
+        .unwrap_or_else(|| {
+            Err(Error::failed("The service went away during the transaction")
+                .hint("`apt-ostree status` tells what is there now; a new deployment appears only once it is complete.")
+                .hint("`journalctl -u apt-ostreed` may tell why."))
+        })
+        .map(Some)
+}
+
+/// Asks for the transaction, with the package files that it names open.
+async fn execute(bus: &Connection, request: &Request, files: &[File]) -> zbus::Result<String> {
+    let document = serde_json::to_string(request).expect("requests have string keys only");
+    let manager = ManagerProxy::new(bus).await?;
+    manager.execute(&document, files.iter().map(|file| Fd::from(file.as_fd())).collect()).await
+}
+
+/// Read with the rights of whoever asks, not with the service's.
+fn open_files(request: &Request) -> Result<Vec<File>> {
+    let mut verb = request.verb.clone();
+    let open = |path: &mut std::path::PathBuf| File::open(&*path).context(|| format!("Opening {}", path.display()));
+    verb.local_files().into_iter().map(open).collect()
+}
+
+/// Connects to a transaction: one of the peers of a socket, without a bus between.
+async fn connect(address: &str) -> Result<Connection> {
+    let path = address.strip_prefix("unix:path=").unwrap_or(address);
+    let path = path.split([',', ';']).next().unwrap_or(path);
+    let stream = UnixStream::connect(path).await.context(|| format!("Connecting to the transaction at {path}"))?;
+    zbus::connection::Builder::unix_stream(stream).p2p().build().await.map_err(|e| on_bus(&e))
+}
+
+async fn call(peer: &Connection, method: &str) -> Result<()> {
+    let none = None::<zbus::names::BusName<'_>>;
+    peer.call_method(none, TRANSACTION_PATH, Some(TRANSACTION), method, &()).await.map_err(|e| on_bus(&e))?;
+    Ok(())
+}
+
+async fn peer_title(peer: &Connection) -> String {
+    let none = None::<zbus::names::BusName<'_>>;
+    let arguments = (TRANSACTION, "Title");
+    let interface = Some("org.freedesktop.DBus.Properties");
+    let Ok(reply) = peer.call_method(none, TRANSACTION_PATH, interface, "Get", &arguments).await else {
+        return String::new();
+    };
+    reply.body().deserialize::<Value<'_>>().ok().and_then(|v| String::try_from(v).ok()).unwrap_or_default()
+}
+
+/// An error of the bus as one of ours.
+fn on_bus(error: &zbus::Error) -> Error {
+    let zbus::Error::MethodError(name, text, _) = error else {
+        return Error::failed(format!("The service did not answer: {error}"));
+    };
+    let kind = match name.as_str() {
+        errors::BUSY => ErrorKind::Busy,
+        errors::ACCESS_DENIED => ErrorKind::Permission,
+        errors::INVALID_ARGS => ErrorKind::Usage,
+        _ => ErrorKind::Failed,
+    };
+    let text = text.as_deref().unwrap_or(name.as_str());
+    let mut lines = text.lines();
+    let error = Error::new(kind, lines.next().unwrap_or(text).to_owned());
+    lines.fold(error, |error, hint| error.hint(hint.trim().to_owned()))
+}
+
+/// Nobody has the name, and nobody takes it.
+fn is_absent(error: &zbus::Error) -> bool {
+    let zbus::Error::MethodError(name, ..) = error else { return false };
+    is_unknown(error)
+        || name.starts_with("org.freedesktop.DBus.Error.Spawn")
+        || name.starts_with("org.freedesktop.systemd1.")
+        || matches!(name.as_str(), "org.freedesktop.DBus.Error.NoReply" | "org.freedesktop.DBus.Error.TimedOut")
+}
+
+/// No service of that name is installed.
+fn is_unknown(error: &zbus::Error) -> bool {
+    let zbus::Error::MethodError(name, ..) = error else { return false };
+    matches!(name.as_str(), "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner")
+}
+
+/// Somebody else has the name: rpm-ostree's own service knows nothing of our interface.
+fn is_foreign(error: &zbus::Error) -> bool {
+    let zbus::Error::MethodError(name, ..) = error else { return false };
+    matches!(name.as_str(), "org.freedesktop.DBus.Error.UnknownInterface" | "org.freedesktop.DBus.Error.UnknownMethod")
+}
+
+/// Asks for a password on this terminal, where polkit wants one and no desktop does it.
+struct Agent(Child);
+
+impl Agent {
+    fn start() -> Option<Self> {
+        if rustix::process::geteuid().is_root() || !std::io::stdin().is_terminal() || !Path::new(AGENT).exists() {
+            return None;
+        }
+        let (ready, notify) = rustix::pipe::pipe().ok()?;
+        let mut command = Command::new(AGENT);
+        // Its stdout stands for the descriptor that it closes when it is ready.
+        command.args(["--notify-fd", "1", "--fallback", "--process"]).arg(std::process::id().to_string());
+        let child = command.stdin(Stdio::null()).stdout(notify).spawn().ok()?;
+        drop(command);
+        let _ = File::from(ready).read(&mut [0]);
+        Some(Self(child))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,113 @@
+//! What systemd says of the units that have to do with updates: the timer of automatic updates, and the unit of a registered
+//! update driver. Asked with systemctl, of the running system only, and never a reason for a command to fail: where systemd
+//! does not answer, there is less to tell.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use apt_ostree_core::Result;
+use apt_ostree_core::model::settings::UpdatePolicy;
+use apt_ostree_core::update_driver::{self, UpdateDriver};
+
+use crate::render::ago;
+
+const TIMER: &str = "apt-ostreed-automatic.timer";
+const SERVICE: &str = "apt-ostreed-automatic.service";
+
+type Properties = BTreeMap<String, String>;
+
+/// These properties of each unit, in the order of the units.
+fn show(units: &[&str], properties: &[&str]) -> Vec<Properties> {
+    let output = Command::new("systemctl")
+        .args(["show", "--timestamp=unix", &format!("--property={}", properties.join(","))])
+        .args(units)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => parse(&String::from_utf8_lossy(&output.stdout)),
+        _ => Vec::new(),
+    }
+}
+
+/// `systemctl show`: lines `Key=value`, a blank line between units.
+fn parse(text: &str) -> Vec<Properties> {
+    let unit = |text: &str| text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
+    text.trim().split("\n\n").filter(|t| !t.is_empty()).map(unit).collect()
+}
+
+fn property<'a>(unit: &'a Properties, key: &str) -> &'a str {
+    unit.get(key).map_or("", String::as_str)
+}
+
+/// The line of `status` about automatic updates that are on.
+pub(crate) fn automatic_updates(policy: UpdatePolicy) -> String {
+    let units = show(&[TIMER, SERVICE], &["Id", "ActiveState", "LastTriggerUSec"]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    describe(policy, &units, now)
+}
+
+fn describe(policy: UpdatePolicy, units: &[Properties], now: u64) -> String {
+    let text = format!("AutomaticUpdates: {policy}");
+    let unit = |name: &str| units.iter().find(|u| property(u, "Id") == name);
+    let (Some(timer), Some(service)) = (unit(TIMER), unit(SERVICE)) else { return text };
+    let last = property(timer, "LastTriggerUSec").strip_prefix('@').and_then(|t| t.parse::<u64>().ok());
+    let state = match (property(timer, "ActiveState"), property(service, "ActiveState"), last) {
+        (_, "active" | "activating", _) => format!("{SERVICE}: running"),
+        (_, "failed", _) => format!("{SERVICE}: last run failed"),
+        ("inactive", ..) => format!("{TIMER}: inactive"),
+        (.., Some(time)) if time > 0 => format!("{TIMER}: last run {}", ago(now.saturating_sub(time))),
+        _ => format!("{TIMER}: no runs since boot"),
+    };
+    format!("{text}; {state}")
+}
+
+/// The lines of `status` about a registered driver.
+pub(crate) fn driver(driver: &UpdateDriver) -> String {
+    let state = show(&[&driver.unit], &["ActiveState", "StatusText"]).pop().unwrap_or_default();
+    let unit = if driver.unit.is_empty() { String::new() } else { format!(" ({})", driver.unit) };
+    let mut text = format!("AutomaticUpdatesDriver: {}{unit}\n", driver.name);
+    match (property(&state, "ActiveState"), property(&state, "StatusText")) {
+        ("", _) => {}
+        (active, "") => text += &format!("  DriverState: {active}\n"),
+        (active, status) => text += &format!("  DriverState: {active}; {status}\n"),
+    }
+    text
+}
+
+/// An error while a program that is at work drives the updates of the system below `root`, unless it is the one that asks.
+pub(crate) fn refuse_driven(root: &Path) -> Result<()> {
+    let Some(driver) = UpdateDriver::read(root) else { return Ok(()) };
+    let state = show(&[&driver.unit], &["ActiveState"]).pop().unwrap_or_default();
+    driver.refuse(property(&state, "ActiveState"), own_unit().as_deref())
+}
+
+/// The systemd unit that this process is in.
+pub(crate) fn own_unit() -> Option<String> {
+    update_driver::unit_of(&std::fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_the_timer() {
+        let line = |timer: &str, last: &str, service: &str| {
+            let text = format!(
+                "Id={TIMER}\nActiveState={timer}\nLastTriggerUSec={last}\n\nId={SERVICE}\nActiveState={service}\n"
+            );
+            describe(UpdatePolicy::Stage, &parse(&text), 10_000)
+        };
+        let timer = "AutomaticUpdates: stage; apt-ostreed-automatic.timer";
+        assert_eq!(line("inactive", "", "inactive"), format!("{timer}: inactive"));
+        assert_eq!(line("active", "", "inactive"), format!("{timer}: no runs since boot"));
+        assert_eq!(line("active", "@2800", "inactive"), format!("{timer}: last run 2 hours ago"));
+        let service = "AutomaticUpdates: stage; apt-ostreed-automatic.service";
+        assert_eq!(line("active", "@2800", "activating"), format!("{service}: running"));
+        assert_eq!(line("active", "@2800", "failed"), format!("{service}: last run failed"));
+        assert_eq!(describe(UpdatePolicy::Check, &parse(""), 0), "AutomaticUpdates: check");
+    }
+}

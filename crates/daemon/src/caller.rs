@@ -1,0 +1,128 @@
+//! Who calls, and whether polkit lets them.
+//!
+//! Root may do everything and needs no polkit. Others are asked for by polkit with interaction allowed, as rpm-ostree does:
+//! its clients do not set the flag of the message. Where polkit is not running, only root may change anything.
+
+use std::collections::{BTreeSet, HashMap};
+
+use apt_ostree_bus::{Action, errors};
+use zbus::fdo::DBusProxy;
+use zbus::message::Header;
+use zbus::names::BusName;
+use zbus::zvariant::OwnedValue;
+use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
+use crate::journal;
+use crate::refusal::{Answer, Refusal};
+
+/// A client on the bus.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// Its unique name.
+    pub(crate) name: String,
+    pub(crate) uid: u32,
+    /// The unit that it runs in; empty if it is not known.
+    pub(crate) unit: String,
+}
+
+impl Caller {
+    pub(crate) async fn of(connection: &zbus::Connection, header: &Header<'_>) -> Answer<Self> {
+        let sender = header.sender().ok_or_else(|| Refusal::failed("The call has no sender"))?;
+        let bus = DBusProxy::new(connection).await?;
+        let credentials = bus.get_connection_credentials(BusName::from(sender.as_ref())).await?;
+        let uid = credentials.unix_user_id().ok_or_else(|| Refusal::failed("The bus does not know who calls"))?;
+        let unit = credentials.process_id().map(unit_of).unwrap_or_default();
+        Ok(Self { name: sender.to_string(), uid, unit })
+    }
+
+    /// All actions must pass. `method` is for the text of the refusal.
+    pub(crate) async fn authorize(
+        &self,
+        connection: &zbus::Connection,
+        method: &str,
+        actions: &BTreeSet<Action>,
+    ) -> Answer<()> {
+        if self.uid == 0 {
+            return Ok(());
+        }
+        let refused =
+            || Refusal::new(errors::ACCESS_DENIED, format!("rpmostreed OS operation {method} not allowed for user"));
+        let name = OwnedValue::from(zbus::zvariant::Str::from(self.name.clone()));
+        let details = HashMap::from([("name".to_owned(), name)]);
+        let subject = Subject { subject_kind: "system-bus-name".into(), subject_details: details };
+        for action in actions {
+            if !check(connection, &subject, *action, true).await.map_err(|e| log_failure(&e, refused()))? {
+                return Err(refused());
+            }
+        }
+        Ok(())
+    }
+
+    /// Registering as a client takes no password: an active session is enough, as in rpm-ostree.
+    pub(crate) async fn may_register(&self, connection: &zbus::Connection) -> Answer<()> {
+        if self.uid == 0 || has_active_session(self.uid) {
+            return Ok(());
+        }
+        self.authorize(connection, "RegisterClient", &BTreeSet::from([Action::ClientManagement])).await
+    }
+}
+
+/// What is wrong with polkit is for the journal; the caller is not allowed.
+fn log_failure(error: &zbus::Error, refusal: Refusal) -> Refusal {
+    journal::warning(&format!("polkit did not answer: {error}"));
+    refusal
+}
+
+async fn check(
+    connection: &zbus::Connection,
+    subject: &Subject,
+    action: Action,
+    interactive: bool,
+) -> zbus::Result<bool> {
+    let authority = AuthorityProxy::new(connection).await?;
+    let flags = if interactive { CheckAuthorizationFlags::AllowUserInteraction.into() } else { Default::default() };
+    let answer = authority.check_authorization(subject, action.id(), &HashMap::new(), flags, "").await?;
+    Ok(answer.is_authorized)
+}
+
+/// Whether a process at the other end of a socket may cancel what another user began.
+pub(crate) async fn peer_may_cancel(connection: &zbus::Connection, pid: u32, uid: u32) -> bool {
+    let Ok(subject) = Subject::new_for_owner(pid, None, Some(uid)) else { return false };
+    check(connection, &subject, Action::Cancel, true).await.unwrap_or(false)
+}
+
+/// The unit of a process: the last `.service` or `.scope` of its control group.
+pub(crate) fn unit_of(pid: u32) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    unit_in(&text)
+}
+
+fn unit_in(cgroup: &str) -> String {
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    path.split('/').rfind(is_unit).unwrap_or_default().to_owned()
+}
+
+/// logind's record of a user.
+fn has_active_session(uid: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/run/systemd/users/{uid}")).unwrap_or_default();
+    text.lines().any(|line| matches!(line, "STATE=active" | "STATE=online"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units() {
+        for (text, unit) in [
+            ("0::/system.slice/ssh.service\n", "ssh.service"),
+            ("0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
+            ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope\n", "app-x.scope"),
+            ("0::/\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(unit_in(text), unit, "{text}");
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! What a method call asks for: requests of the worker, the actions they need, a title. Made from the dictionaries of the
+//! contract (`rpm-ostree-dbus.md` section 3) or from a request of our own client, and checked here: nothing that comes from
+//! the bus reaches the worker unseen.
+//!
+//! A key with a value of the wrong type is an error, a key that is not known is left alone, as in rpm-ostree.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use apt_ostree_bus::{Action, Dict};
+use apt_ostree_core::operation::{
+    ApplyLive, KargsChange, OverrideChange, PackageChanges, Rebase, Request, Reset, Verb,
+};
+use zbus::zvariant::{Array, OwnedFd, Value};
+
+use crate::refusal::{Answer, Refusal};
+
+/// Limits of what one caller can make the service remember.
+const MAX_TEXT: usize = 4096;
+const MAX_ITEMS: usize = 4096;
+
+/// A transaction to be.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// The method of the contract.
+    pub(crate) method: &'static str,
+    /// One after the other, each only if the one before succeeded.
+    pub(crate) requests: Vec<Request>,
+    pub(crate) actions: BTreeSet<Action>,
+    pub(crate) title: String,
+    /// Package files for the local packages of the requests, in their order.
+    pub(crate) files: Vec<OwnedFd>,
+    /// `output-to-self`: messages go to the journal only.
+    pub(crate) quiet: bool,
+}
+
+/// A dictionary of options.
+pub(crate) struct Given<'a>(pub(crate) &'a Dict);
+
+impl Given<'_> {
+    fn get<'v, T>(&'v self, key: &str, kind: &str) -> Answer<Option<T>>
+    where
+        T: TryFrom<&'v Value<'static>>,
+    {
+        let Some(value) = self.0.get(key) else { return Ok(None) };
+        T::try_from(value).map(Some).map_err(|_| Refusal::invalid(format!("Option '{key}' is not {kind}")))
+    }
+
+    pub(crate) fn truth(&self, key: &str) -> Answer<bool> {
+        Ok(self.maybe(key)?.unwrap_or_default())
+    }
+
+    pub(crate) fn maybe(&self, key: &str) -> Answer<Option<bool>> {
+        self.get::<bool>(key, "a boolean")
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Answer<Option<String>> {
+        self.get::<&str>(key, "a string")?.map(checked).transpose()
+    }
+
+    pub(crate) fn list(&self, key: &str) -> Answer<Vec<String>> {
+        let Some(list) = self.get::<&Array<'_>>(key, "a list of strings")? else { return Ok(Vec::new()) };
+        let text = |value: &Value<'_>| match value {
+            Value::Str(text) => checked(text),
+            _ => Err(Refusal::invalid(format!("Option '{key}' is not a list of strings"))),
+        };
+        let list: Vec<String> = list.iter().map(text).collect::<Answer<_>>()?;
+        within(list)
+    }
+
+    fn pair(&self, key: &str) -> Answer<Option<(String, String)>> {
+        let Some(pair) = self.get::<&zbus::zvariant::Structure<'_>>(key, "a pair of strings")? else { return Ok(None) };
+        match pair.fields() {
+            [Value::Str(a), Value::Str(b)] => Ok(Some((checked(a)?, checked(b)?))),
+            _ => Err(Refusal::invalid(format!("Option '{key}' is not a pair of strings"))),
+        }
+    }
+
+    fn files(&self, key: &str) -> Answer<Vec<OwnedFd>> {
+        let Some(list) = self.get::<&Array<'_>>(key, "a list of files")? else { return Ok(Vec::new()) };
+        let file = |value: &Value<'_>| match value {
+            Value::Fd(fd) => fd.try_to_owned().map_err(|e| Refusal::invalid(e.to_string())).and_then(|fd| match fd {
+                zbus::zvariant::Fd::Owned(fd) => Ok(OwnedFd::from(fd)),
+                zbus::zvariant::Fd::Borrowed(_) => {
+                    Err(Refusal::invalid(format!("Option '{key}' is not a list of files")))
+                }
+            }),
+            _ => Err(Refusal::invalid(format!("Option '{key}' is not a list of files"))),
+        };
+        list.iter().map(file).collect()
+    }
+}
+
+/// One line of text, of reasonable length.
+pub(crate) fn checked(text: &str) -> Answer<String> {
+    if text.len() > MAX_TEXT {
+        return Err(Refusal::invalid(format!("An argument is longer than {MAX_TEXT} bytes")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Refusal::invalid(format!("An argument has control characters: {}", text.escape_debug())));
+    }
+    Ok(text.to_owned())
+}
+
+/// A list of lines of reasonable length.
+pub(crate) fn checked_all(list: &[String]) -> Answer<Vec<String>> {
+    within(list.iter().map(|text| checked(text)).collect::<Answer<_>>()?)
+}
+
+fn within(list: Vec<String>) -> Answer<Vec<String>> {
+    if list.len() > MAX_ITEMS {
+        return Err(Refusal::invalid(format!("A list has more than {MAX_ITEMS} items")));
+    }
+    Ok(list)
+}
+
+/// Where requests are made for.
+#[derive(Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) sysroot: &'a Path,
+    pub(crate) stateroot: &'a str,
+}
+
+impl Target<'_> {
+    /// A job of one verb with the options that all verbs take.
+    pub(crate) fn job(&self, method: &'static str, verb: Verb, given: &Given<'_>) -> Answer<Job> {
+        let options = apt_ostree_core::operation::Options {
+            dry_run: given.truth("dry-run")?,
+            download_only: given.truth("download-only")?,
+            cache_only: given.truth("cache-only")?,
+            reboot: given.truth("reboot")?,
+            lock_finalization: given.truth("lock-finalization")?,
+            command_line: given.text("initiating-command-line")?.unwrap_or_default(),
+        };
+        let title =
+            if options.command_line.is_empty() { title(method, &verb, &options) } else { options.command_line.clone() };
+        let actions = actions(&verb);
+        let request =
+            Request { sysroot: self.sysroot.to_owned(), stateroot: Some(self.stateroot.to_owned()), verb, options };
+        let quiet = given.truth("output-to-self")?;
+        Ok(Job { method, requests: vec![request], actions, title, files: Vec::new(), quiet })
+    }
+
+    /// `Deploy`, `Upgrade`, `Rebase`, `PkgChange`, `UpdateDeployment`: one implementation, as in rpm-ostree.
+    pub(crate) fn update(&self, method: &'static str, modifiers: &Given<'_>, given: &Given<'_>) -> Answer<Job> {
+        for key in ["override-replace-packages", "install-fileoverride-packages"] {
+            if !modifiers.list(key)?.is_empty() {
+                return Err(Refusal::not_supported("Non-local replacement overrides not implemented yet"));
+            }
+        }
+        for key in
+            ["install-fileoverride-local-packages", "install-local-fileoverride-packages", "ex-local-repo-remote"]
+        {
+            if modifiers.0.contains_key(key) {
+                return Err(Refusal::not_supported(format!(
+                    "'{key}' is not available: packages never replace files of others"
+                )));
+            }
+        }
+        for key in ["install-modules", "enable-modules"] {
+            if !modifiers.list(key)?.is_empty() {
+                return Err(Refusal::not_supported("Debian packages have no modules"));
+            }
+        }
+        if modifiers.text("treefile")?.is_some() {
+            return Err(Refusal::not_supported("'treefile' is not available: name packages and overrides one by one"));
+        }
+        let (refspec, revision) = (modifiers.text("set-refspec")?, modifiers.text("set-revision")?);
+        let (local, replace_local) =
+            (modifiers.files("install-local-packages")?, modifiers.files("override-replace-local-packages")?);
+        let change = Change {
+            packages: PackageChanges {
+                install: modifiers.list("install-packages")?,
+                uninstall: modifiers.list("uninstall-packages")?,
+                install_local: unnamed(local.len()),
+                uninstall_all: false,
+                idempotent: given.truth("idempotent-layering")?,
+                allow_inactive: given.truth("allow-inactive")? || given.truth("allow-inactive-requests")?,
+            },
+            remove: modifiers.list("override-remove-packages")?,
+            reset: modifiers.list("override-reset-packages")?,
+            replace_local: unnamed(replace_local.len()),
+            custom_origin: given.pair("custom-origin")?,
+            refspec,
+            revision,
+        };
+        let verb = self.verb(change, given)?;
+        let mut job = self.job(method, verb, given)?;
+        job.files = local.into_iter().chain(replace_local).collect();
+        if given.truth("no-initramfs")? {
+            job.actions.insert(Action::Bootconfig);
+        }
+        if given.truth("apply-live")? {
+            if given.truth("reboot")? {
+                return Err(Refusal::invalid("Can't specify both 'apply-live' and 'reboot'"));
+            }
+            let live = self.job(method, Verb::ApplyLive(ApplyLive::default()), &Given(&Dict::new()))?;
+            job.actions.extend(live.actions);
+            job.requests.extend(live.requests);
+        }
+        Ok(job)
+    }
+
+    fn verb(&self, change: Change, given: &Given<'_>) -> Answer<Verb> {
+        let downgrade = given.maybe("allow-downgrade")?;
+        let (no_overrides, no_layering, no_initramfs) =
+            (given.truth("no-overrides")?, given.truth("no-layering")?, given.truth("no-initramfs")?);
+        let no_pull = given.truth("no-pull-base")?;
+        let overrides = !change.remove.is_empty() || !change.reset.is_empty() || !change.replace_local.is_empty();
+        let both = |a: bool, b: bool, text: &str| if a && b { Err(Refusal::invalid(text)) } else { Ok(()) };
+        both(given.truth("cache-only")?, given.truth("download-only")?, "Can't specify cache-only and download-only")?;
+        both(given.truth("dry-run")?, given.truth("download-only")?, "Can't specify dry-run and download-only")?;
+        both(no_overrides, overrides, "Can't specify no-overrides if setting override modifiers")?;
+        both(
+            given.truth("skip-purge")?,
+            change.refspec.is_none(),
+            "Can't specify skip-purge if not setting a new refspec",
+        )?;
+        both(no_pull, change.refspec.is_some(), "Can't specify no-pull-base if setting a new refspec")?;
+        let resets = no_overrides || no_layering || no_initramfs;
+        both(
+            resets || overrides,
+            change.refspec.is_some() || change.revision.is_some(),
+            "Another tree and a change of overrides, or a reset, are two transactions here",
+        )?;
+        both(resets, overrides, "Overrides and a reset are two transactions here")?;
+        if let Some(refspec) = change.refspec {
+            if refspec.starts_with('/') {
+                return Err(Refusal::not_supported("A repository by its path is not taken from the bus"));
+            }
+            let (url, description) = change.custom_origin.unzip();
+            return Ok(Verb::Rebase(Rebase {
+                refspec,
+                revision: change.revision.filter(|r| !r.is_empty()),
+                skip_purge: given.truth("skip-purge")?,
+                disallow_downgrade: downgrade == Some(false),
+                custom_origin_url: url,
+                custom_origin_description: description,
+                changes: change.packages,
+                ..Rebase::default()
+            }));
+        }
+        if let Some(revision) = change.revision {
+            return Ok(Verb::Deploy {
+                revision,
+                changes: change.packages,
+                preview: false,
+                skip_branch_check: given.truth("skip-branch-check")?,
+                disallow_downgrade: downgrade == Some(false),
+            });
+        }
+        if overrides {
+            return Ok(Verb::Override(OverrideChange {
+                remove: change.remove,
+                reset: change.reset,
+                replace_local: change.replace_local,
+                packages: change.packages,
+                ..OverrideChange::default()
+            }));
+        }
+        if resets {
+            let (overlays, overrides, initramfs) = (no_layering, no_overrides, no_initramfs);
+            return Ok(Verb::Reset(Reset { overlays, overrides, initramfs, packages: change.packages }));
+        }
+        if no_pull {
+            return Ok(Verb::PkgChange { changes: change.packages });
+        }
+        Ok(upgrade(change.packages, downgrade.unwrap_or_default(), false))
+    }
+
+    /// `KernelArgs`. `existing` is the line the caller saw: another one by now is an error.
+    pub(crate) fn kernel_arguments(
+        &self,
+        existing: &str,
+        [append, replace, delete]: [&[String]; 3],
+        given: &Given<'_>,
+    ) -> Answer<Job> {
+        let line: Vec<&str> = existing.split_whitespace().filter(|word| !word.starts_with("ostree=")).collect();
+        checked(existing)?;
+        let change = KargsChange {
+            append: checked_all(append)?,
+            replace: checked_all(replace)?,
+            delete: checked_all(delete)?,
+            append_if_missing: given.list("append-if-missing")?,
+            delete_if_present: given.list("delete-if-present")?,
+            set: given.text("final-kernel-args")?,
+            expected: Some(line.join(" ")).filter(|l| !l.is_empty()),
+            ..KargsChange::default()
+        };
+        self.job("KernelArgs", Verb::Kargs(change), given)
+    }
+}
+
+/// What the dictionaries of an update ask for.
+struct Change {
+    packages: PackageChanges,
+    remove: Vec<String>,
+    reset: Vec<String>,
+    replace_local: Vec<PathBuf>,
+    custom_origin: Option<(String, String)>,
+    refspec: Option<String>,
+    revision: Option<String>,
+}
+
+/// Names for files that came without.
+fn unnamed(count: usize) -> Vec<PathBuf> {
+    (0..count).map(|n| PathBuf::from(format!("package-{n}.deb"))).collect()
+}
+
+pub(crate) fn upgrade(changes: PackageChanges, allow_downgrade: bool, check: bool) -> Verb {
+    Verb::Upgrade { changes, allow_downgrade, allow_failed: false, check, preview: false }
+}
+
+/// A request of our own client. Its paths are names for `files`; sysroot and stateroot are the service's to say.
+pub(crate) fn of_request(text: &str, files: Vec<OwnedFd>, sysroot: &Path) -> Answer<Job> {
+    if text.len() > 64 * MAX_TEXT {
+        return Err(Refusal::invalid("The request is too long"));
+    }
+    let mut request: Request =
+        serde_json::from_str(text).map_err(|e| Refusal::invalid(format!("The request is not understood: {e}")))?;
+    // Every text of a request is a line. That also holds for those that a later version adds.
+    check_json(&serde_json::from_str(text).unwrap_or_default())?;
+    let method = method_of(&request.verb)?;
+    if let Verb::Rebase(rebase) = &request.verb {
+        if rebase.refspec.starts_with('/') {
+            return Err(Refusal::not_supported("A repository by its path is not taken from the bus"));
+        }
+    }
+    request.sysroot = sysroot.to_owned();
+    let named = request.verb.local_files().len();
+    if named != files.len() {
+        return Err(Refusal::invalid(format!(
+            "The request names {named} package files and comes with {}",
+            files.len()
+        )));
+    }
+    let title = if request.options.command_line.is_empty() {
+        title(method, &request.verb, &request.options)
+    } else {
+        request.options.command_line.clone()
+    };
+    let actions = actions(&request.verb);
+    Ok(Job { method, requests: vec![request], actions, title, files, quiet: false })
+}
+
+fn check_json(value: &serde_json::Value) -> Answer<()> {
+    match value {
+        serde_json::Value::String(text) => checked(text).map(drop),
+        serde_json::Value::Array(list) if list.len() > MAX_ITEMS => Err(Refusal::invalid("A list is too long")),
+        serde_json::Value::Array(list) => list.iter().try_for_each(check_json),
+        serde_json::Value::Object(map) => map.values().try_for_each(check_json),
+        _ => Ok(()),
+    }
+}
+
+/// The method of the contract that does what a verb does.
+fn method_of(verb: &Verb) -> Answer<&'static str> {
+    Ok(match verb {
+        Verb::PkgChange { .. } => "PkgChange",
+        Verb::Upgrade { .. } => "Upgrade",
+        Verb::Deploy { .. } => "Deploy",
+        Verb::Rebase(_) => "Rebase",
+        Verb::Rollback => "Rollback",
+        Verb::Cleanup { .. } => "Cleanup",
+        Verb::Kargs(_) => "KernelArgs",
+        Verb::FinalizeDeployment { .. } => "FinalizeDeployment",
+        Verb::Initramfs(_) => "SetInitramfsState",
+        Verb::InitramfsEtc(_) => "InitramfsEtc",
+        Verb::Override(_) | Verb::Reset(_) => "UpdateDeployment",
+        Verb::ApplyLive(_) => "LiveFs",
+        Verb::RefreshMd { .. } => "RefreshMd",
+        Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => {
+            return Err(Refusal::not_supported("This is not done by the service: run it as root"));
+        }
+    })
+}
+
+/// What the caller must be allowed to.
+pub(crate) fn actions(verb: &Verb) -> BTreeSet<Action> {
+    let mut actions = BTreeSet::new();
+    let mut packages = |changes: &PackageChanges| {
+        if !changes.install.is_empty() || !changes.uninstall.is_empty() || changes.uninstall_all {
+            actions.insert(Action::InstallUninstallPackages);
+        }
+        if !changes.install_local.is_empty() {
+            actions.insert(Action::InstallLocalPackages);
+        }
+    };
+    let own = match verb {
+        Verb::PkgChange { changes } => {
+            packages(changes);
+            // A call that changes nothing still makes a transaction.
+            if changes.is_empty() { Some(Action::InstallUninstallPackages) } else { None }
+        }
+        Verb::Upgrade { changes, .. } => {
+            packages(changes);
+            Some(Action::Upgrade)
+        }
+        Verb::Deploy { changes, .. } => {
+            packages(changes);
+            Some(Action::Deploy)
+        }
+        Verb::Rebase(rebase) => {
+            packages(&rebase.changes);
+            Some(Action::Rebase)
+        }
+        Verb::Override(change) => {
+            packages(&change.packages);
+            Some(Action::Override)
+        }
+        Verb::Reset(reset) => {
+            packages(&reset.packages);
+            let all = !reset.overlays && !reset.overrides && !reset.initramfs;
+            if all || reset.initramfs {
+                actions.insert(Action::Bootconfig);
+            }
+            if all || reset.overlays {
+                actions.insert(Action::InstallUninstallPackages);
+            }
+            if all || reset.overrides { Some(Action::Override) } else { None }
+        }
+        Verb::Rollback => Some(Action::Rollback),
+        Verb::Cleanup { .. } => Some(Action::Cleanup),
+        Verb::Kargs(_) | Verb::Initramfs(_) | Verb::InitramfsEtc(_) => Some(Action::Bootconfig),
+        Verb::FinalizeDeployment { .. } => Some(Action::FinalizeDeployment),
+        Verb::ApplyLive(_) => Some(Action::ApplyLive),
+        Verb::RefreshMd { .. } => Some(Action::RepoRefresh),
+        // Refused before it comes to this.
+        Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => Some(Action::Deploy),
+    };
+    actions.extend(own);
+    actions
+}
+
+/// rpm-ostree's titles of transactions that have no command line.
+fn title(method: &str, verb: &Verb, options: &apt_ostree_core::operation::Options) -> String {
+    let changes = match verb {
+        Verb::PkgChange { changes } | Verb::Upgrade { changes, .. } | Verb::Deploy { changes, .. } => Some(changes),
+        Verb::Rebase(rebase) => Some(&rebase.changes),
+        Verb::Override(change) => Some(&change.packages),
+        _ => None,
+    };
+    let name = match verb {
+        Verb::PkgChange { changes } if changes.install.is_empty() && changes.install_local.is_empty() => "uninstall",
+        Verb::PkgChange { .. } => "install",
+        Verb::Override(_) | Verb::Reset(_) => "override",
+        Verb::Rebase(_) => "rebase",
+        Verb::Deploy { .. } => "deploy",
+        Verb::Upgrade { .. } => "upgrade",
+        Verb::Rollback => "rollback",
+        Verb::Cleanup { .. } => "cleanup",
+        Verb::Kargs(_) => "kargs",
+        Verb::Initramfs(_) => "initramfs",
+        Verb::InitramfsEtc(_) => "initramfs-etc",
+        Verb::FinalizeDeployment { .. } => "finalize-deployment",
+        Verb::ApplyLive(_) => "apply-live",
+        Verb::RefreshMd { force: true } => "refresh-md (force)",
+        Verb::RefreshMd { force: false } => "refresh-md",
+        _ => method,
+    };
+    let mut title = name.to_owned();
+    if options.cache_only {
+        title += " (cache only)";
+    } else if options.download_only {
+        title += " (download only)";
+    } else if matches!(verb, Verb::Upgrade { check: true, .. }) {
+        title += " (check only)";
+    }
+    for (word, count) in changes.into_iter().flat_map(|c| {
+        [("uninstall", c.uninstall.len()), ("install", c.install.len()), ("localinstall", c.install_local.len())]
+    }) {
+        if count > 0 {
+            title += &format!("; {word}: {count}");
+        }
+    }
+    title
+}

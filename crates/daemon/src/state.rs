@@ -1,0 +1,419 @@
+//! What the service knows: the sysroot as it was last read, the settings, who is registered, and the one transaction.
+//!
+//! Lock rules: every lock here is held for a moment and never across an `await`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use apt_ostree_bus::{Dict, SYSROOT_PATH, errors, os_path};
+use apt_ostree_core::model::settings::Settings;
+use apt_ostree_core::operation::{Report, Request};
+use apt_ostree_core::status::SysrootStatus;
+use apt_ostree_core::sysroot::Sysroot;
+use apt_ostree_core::{Error, Result};
+use serde_json::Value as Json;
+use tokio::sync::{Notify, broadcast};
+use zbus::Connection;
+
+use crate::caller::Caller;
+use crate::job::Job;
+use crate::refusal::{Answer, Refusal};
+use crate::transaction::{self, Transaction};
+use crate::worker::Unit;
+use crate::{caller, journal, launch, wire, worker};
+
+/// A transaction that nobody starts does not keep others out for longer.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long clients may stay connected after the end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The socket's name for the running system.
+const SOCKET: &str = "/run/rpm-ostree-transaction.sock";
+
+/// The sysroot at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    /// Deployments in boot order, as JSON documents.
+    pub(crate) deployments: Vec<Json>,
+    pub(crate) cached_update: Option<Json>,
+    /// Stateroot of the booted deployment.
+    pub(crate) booted: Option<String>,
+    /// All stateroots that have a deployment.
+    pub(crate) stateroots: Vec<String>,
+}
+
+impl Snapshot {
+    fn read(path: &Path) -> Result<Self> {
+        let status = SysrootStatus::read(&Sysroot::open(path)?)?;
+        let booted = status.deployments.iter().find(|d| d.booted).map(|d| d.osname.clone());
+        let mut stateroots: Vec<String> = status.deployments.iter().map(|d| d.osname.clone()).collect();
+        stateroots.sort();
+        stateroots.dedup();
+        let deployments = status.deployments.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+        let cached_update = status.cached_update.map(serde_json::to_value).transpose()?;
+        Ok(Self { deployments, cached_update, booted, stateroots })
+    }
+
+    pub(crate) fn of<'a>(&'a self, osname: &'a str) -> impl Iterator<Item = &'a Json> {
+        self.deployments.iter().filter(move |d| d["osname"] == *osname)
+    }
+
+    pub(crate) fn booted_deployment(&self, osname: &str) -> Dict {
+        self.of(osname).find(|d| d["booted"] == true).map(wire::deployment).unwrap_or_default()
+    }
+
+    pub(crate) fn default_deployment(&self, osname: &str) -> Dict {
+        self.of(osname).next().map(wire::deployment).unwrap_or_default()
+    }
+
+    /// The one that `rollback` would go to: after the booted one, or the first where that is not booted.
+    pub(crate) fn rollback_deployment(&self, osname: &str) -> Dict {
+        let mut after = self.of(osname).skip_while(|d| d["booted"] != true);
+        after.nth(1).map(wire::deployment).unwrap_or_default()
+    }
+}
+
+/// Somebody who asked not to be left alone.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) id: String,
+}
+
+/// Shared by all objects.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) sysroot: PathBuf,
+    pub(crate) bus: Connection,
+    /// For files of callers and, where the sysroot is not `/`, the socket.
+    runtime: PathBuf,
+    unit: String,
+    snapshot: Mutex<Arc<Snapshot>>,
+    settings: Mutex<Settings>,
+    clients: Mutex<BTreeMap<String, Client>>,
+    slot: Mutex<Option<Arc<Transaction>>>,
+    last: Mutex<Option<Json>>,
+    active: Mutex<Instant>,
+    /// Something happened that the idle exit must look at.
+    pub(crate) activity: Notify,
+    rebooting: AtomicBool,
+    serial: AtomicU64,
+    /// Unique names that left the bus.
+    pub(crate) vanished: broadcast::Sender<String>,
+    /// Package differences that were asked for with `Download…RpmDiff`, by their arguments.
+    pub(crate) previews: Mutex<HashMap<String, Report>>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Daemon {
+    pub(crate) fn new(sysroot: PathBuf, bus: Connection, runtime: PathBuf) -> Arc<Self> {
+        Arc::new(Self {
+            sysroot,
+            bus,
+            runtime,
+            unit: caller::unit_of(std::process::id()),
+            snapshot: Mutex::default(),
+            settings: Mutex::default(),
+            clients: Mutex::default(),
+            slot: Mutex::default(),
+            last: Mutex::default(),
+            active: Mutex::new(Instant::now()),
+            activity: Notify::new(),
+            rebooting: AtomicBool::new(false),
+            serial: AtomicU64::new(0),
+            vanished: broadcast::Sender::new(64),
+            previews: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        lock(&self.snapshot).clone()
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        lock(&self.settings).clone()
+    }
+
+    pub(crate) fn transaction(&self) -> Option<Arc<Transaction>> {
+        lock(&self.slot).clone()
+    }
+
+    /// How the last transaction ended.
+    pub(crate) fn last(&self) -> Option<Json> {
+        lock(&self.last).clone()
+    }
+
+    /// Starts the time until the idle exit anew.
+    pub(crate) fn touch(&self) {
+        *lock(&self.active) = Instant::now();
+        self.activity.notify_one();
+    }
+
+    /// How long nobody has wanted anything; `None` while somebody does.
+    pub(crate) fn idle_for(&self) -> Option<Duration> {
+        let wanted = !lock(&self.clients).is_empty() || lock(&self.slot).is_some();
+        (!wanted).then(|| lock(&self.active).elapsed())
+    }
+
+    pub(crate) fn client_count(&self) -> usize {
+        lock(&self.clients).len()
+    }
+
+    pub(crate) fn register(&self, name: &str, id: String) {
+        lock(&self.clients).insert(name.to_owned(), Client { id });
+        self.touch();
+    }
+
+    pub(crate) fn unregister(&self, name: &str) {
+        lock(&self.clients).remove(name);
+        self.touch();
+    }
+
+    fn client_id(&self, name: &str) -> String {
+        lock(&self.clients).get(name).map_or_else(|| "unknown".into(), |client| client.id.clone())
+    }
+
+    /// Reads the settings again. A file that cannot be read leaves them as they are.
+    pub(crate) async fn reload_settings(&self) -> Result<()> {
+        let etc = self.sysroot.join("etc");
+        let settings = tokio::task::spawn_blocking(move || apt_ostree_core::settings::read(&etc))
+            .await
+            .map_err(|e| Error::failed(e.to_string()))??;
+        *lock(&self.settings) = settings;
+        Ok(())
+    }
+
+    /// Reads the sysroot again and tells the bus of what is different.
+    pub(crate) async fn reload(self: &Arc<Self>) -> Result<()> {
+        let path = self.sysroot.clone();
+        let new = tokio::task::spawn_blocking(move || Snapshot::read(&path))
+            .await
+            .map_err(|e| Error::failed(e.to_string()))??;
+        let new = Arc::new(new);
+        let old = std::mem::replace(&mut *lock(&self.snapshot), new.clone());
+        if old.deployments != new.deployments || old.cached_update != new.cached_update {
+            if !old.deployments.is_empty() && old.deployments != new.deployments {
+                let first = new.deployments.first().and_then(|d| d["id"].as_str()).unwrap_or_default();
+                journal::event(
+                    journal::DEPLOYMENTS_CHANGED,
+                    &format!("The deployments have changed; {first} is first"),
+                    &[("DEPLOYMENT_ID", first)],
+                );
+            }
+            crate::objects::publish(self, &old, &new).await.map_err(|e| Error::failed(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The only place where a transaction begins. The address to connect to.
+    pub(crate) async fn begin(self: &Arc<Self>, mut job: Job, caller: Caller, path: String) -> Answer<String> {
+        self.touch();
+        caller.authorize(&self.bus, job.method, &job.actions).await?;
+        if self.rebooting.load(Ordering::Relaxed) {
+            return Err(Refusal::new(errors::BUSY, "A reboot is under way"));
+        }
+        if let Some(address) = self.join(&job)? {
+            return Ok(address);
+        }
+        let number = self.serial.fetch_add(1, Ordering::Relaxed);
+        // What goes away before this point is seen there, and after it here.
+        let vanished = self.vanished.subscribe();
+        let staged = crate::files::stage(&mut job, &self.runtime).await?;
+        let client = self.client_id(&caller.name);
+        let transaction =
+            Arc::new(Transaction::new(&job, caller, &client, path, self.socket(number), self.bus.clone()));
+        {
+            let mut slot = lock(&self.slot);
+            // Somebody else was quicker.
+            if let Some(other) = slot.as_ref().filter(|t| !t.is_finished()) {
+                return Err(busy(other));
+            }
+            *slot = Some(transaction.clone());
+        }
+        let listener = match transaction.listen() {
+            Ok(listener) => listener,
+            Err(e) => {
+                self.clear(&transaction);
+                return Err(e.into());
+            }
+        };
+        let address = transaction.address.clone();
+        let uid = transaction.caller.uid.to_string();
+        journal::event(
+            journal::TRANSACTION_BEGIN,
+            &format!("Initiated txn {} for {}: {}", transaction.method, transaction.initiator, transaction.path),
+            &[("BUS_ADDRESS", &transaction.caller.name), ("CLIENT_UID", &uid)],
+        );
+        crate::objects::transaction_changed(self).await;
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            daemon.drive(&transaction, job, listener, vanished).await;
+            drop(staged);
+        });
+        Ok(address)
+    }
+
+    /// The running transaction is what is asked for: its address. Another one is running: busy.
+    fn join(&self, job: &Job) -> Answer<Option<String>> {
+        match lock(&self.slot).as_ref().filter(|t| !t.is_finished()) {
+            None => Ok(None),
+            Some(running) if running.fingerprint == transaction::fingerprint(job) => Ok(Some(running.address.clone())),
+            Some(running) => Err(busy(running)),
+        }
+    }
+
+    fn socket(&self, number: u64) -> PathBuf {
+        if self.sysroot == Path::new("/") {
+            return SOCKET.into();
+        }
+        self.runtime.join(format!("transaction-{number}.sock"))
+    }
+
+    /// The life of a transaction: wait for `Start`, work, tell, wait for the clients to leave.
+    async fn drive(
+        self: &Arc<Self>,
+        transaction: &Arc<Transaction>,
+        job: Job,
+        listener: tokio::net::UnixListener,
+        mut vanished: broadcast::Receiver<String>,
+    ) {
+        let accept = tokio::spawn(transaction::accept(transaction.clone(), listener));
+        let left = async {
+            loop {
+                match vanished.recv().await {
+                    Ok(name) if name == transaction.caller.name => break,
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                    _ => {}
+                }
+            }
+        };
+        let why = tokio::select! {
+            biased;
+            () = transaction::raised(transaction.started()) => None,
+            () = transaction::raised(transaction.cancelled()) => Some("Transaction cancelled"),
+            () = left => Some("client disconnected before calling Start; cancelling transaction"),
+            () = tokio::time::sleep(START_TIMEOUT) => Some("client did not call Start in time; cancelling transaction"),
+        };
+        let outcome = match why {
+            Some(why) => Err(transaction::not_started(why)),
+            None => self.work(transaction, &job.requests).await,
+        };
+        if let Err(e) = self.reload().await {
+            journal::warning(&format!("Reading the sysroot again: {e}"));
+        }
+        self.conclude(transaction, &outcome);
+        transaction.finish(&outcome);
+        let asks_for_reboot = job.requests.iter().any(|r| r.options.reboot);
+        if asks_for_reboot && outcome.as_ref().is_ok_and(|r| r.changed && r.plan.is_none() && r.update.is_none()) {
+            self.reboot().await;
+        }
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, transaction.deserted()).await;
+        accept.abort();
+        self.clear(transaction);
+        crate::objects::transaction_changed(self).await;
+        self.touch();
+    }
+
+    async fn work(self: &Arc<Self>, transaction: &Arc<Transaction>, requests: &[Request]) -> Result<Report> {
+        let mut report = Report::default();
+        for request in requests {
+            let number = self.serial.fetch_add(1, Ordering::Relaxed);
+            let unit = (launch::has_systemd() && !self.unit.is_empty()).then(|| Unit {
+                name: format!("apt-ostree-worker-{}-{number}.service", std::process::id()),
+                service: self.unit.clone(),
+                title: transaction.title.clone(),
+            });
+            let done =
+                worker::run(request, unit.as_ref(), transaction.cancelled(), |line| transaction.tell(&line)).await?;
+            report = Report { changed: done.changed || report.changed, ..done };
+        }
+        Ok(report)
+    }
+
+    /// For the journal, and for who asks later.
+    fn conclude(&self, transaction: &Transaction, outcome: &Result<Report>) {
+        let (success, text) = match outcome {
+            Ok(_) => (true, String::new()),
+            Err(e) => (false, e.to_string()),
+        };
+        let word = if success { "successful".to_owned() } else { format!("failed: {text}") };
+        journal::event(
+            journal::TRANSACTION_END,
+            &format!("Txn {} on {} {word}", transaction.method, transaction.path),
+            &[("TRANSACTION_TITLE", &transaction.title)],
+        );
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let document = serde_json::json!({
+            "method": transaction.method,
+            "title": transaction.title,
+            "initiator": transaction.initiator,
+            "timestamp": now,
+            "success": success,
+            "error": text,
+        });
+        *lock(&self.last) = Some(document);
+        if let Ok(report) = outcome {
+            if report.update.is_some() || report.plan.is_some() {
+                lock(&self.previews).insert(transaction.fingerprint.clone(), report.clone());
+            }
+        }
+    }
+
+    fn clear(&self, transaction: &Arc<Transaction>) {
+        let mut slot = lock(&self.slot);
+        if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, transaction)) {
+            *slot = None;
+            transaction.remove_socket();
+        }
+    }
+
+    async fn reboot(&self) {
+        self.rebooting.store(true, Ordering::Relaxed);
+        journal::note("Rebooting, as the transaction asked for");
+        let mut command = tokio::process::Command::new("systemctl");
+        let done = command.args(["reboot", "--check-inhibitors=yes"]).stdin(std::process::Stdio::null()).status().await;
+        if !done.is_ok_and(|status| status.success()) {
+            self.rebooting.store(false, Ordering::Relaxed);
+            journal::warning(
+                "The system cannot be rebooted now; the new deployment is in place and starts at the next boot",
+            );
+        }
+    }
+
+    /// Ends the running transaction, for a service that is stopped.
+    pub(crate) async fn cancel_all(&self) {
+        let Some(transaction) = self.transaction() else { return };
+        transaction.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(15), async {
+            while !transaction.is_finished() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+
+    pub(crate) fn booted_path(&self) -> String {
+        self.snapshot().booted.as_deref().map_or_else(|| "/".into(), os_path)
+    }
+}
+
+/// rpm-ostree's words.
+fn busy(running: &Transaction) -> Refusal {
+    Refusal::new(
+        errors::BUSY,
+        format!(
+            "Transaction in progress: {}\n You can cancel the current transaction with `apt-ostree cancel`",
+            running.title
+        ),
+    )
+}
+
+/// Objects are below this path; the sysroot's own is [`SYSROOT_PATH`].
+pub(crate) fn is_reserved(path: &str) -> bool {
+    path == SYSROOT_PATH
+}

@@ -1,0 +1,146 @@
+//! The service's side of a worker process: starts it, hands its lines on, ends it when the transaction is cancelled.
+//!
+//! Owns the process and its unit; knows nothing of the bus. Protocol: `cli/src/worker.rs`.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use apt_ostree_core::operation::interruption;
+use apt_ostree_core::operation::{Line, Report, Request};
+use apt_ostree_core::{Context, Error, ErrorKind, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::launch::{self, Launch};
+use crate::transaction::raised;
+
+/// How long a worker may clean up after SIGTERM; systemd has the same number in the unit.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs one request; `line` gets every line but the last. `cancelled` turns true to end it.
+pub(crate) async fn run(
+    request: &Request,
+    unit: Option<&Unit>,
+    cancelled: watch::Receiver<bool>,
+    mut line: impl FnMut(Line),
+) -> Result<Report> {
+    let document = serde_json::to_vec(request).context(|| "Writing the request")?;
+    let Launch { command, generator: _generator } = match unit {
+        Some(unit) => launch::worker_unit(&unit.name, &unit.service, &unit.title)?,
+        None => launch::worker()?,
+    };
+    let mut command = Command::from(command);
+    if unit.is_none() {
+        command.process_group(0);
+    }
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(|| "Starting the worker process")?;
+    let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+    // A worker that is gone already says why by its exit status.
+    let _ = stdin.write_all(&document).await;
+    drop(stdin);
+    let mut answer = None;
+    let cancel = raised(cancelled.clone());
+    tokio::pin!(cancel);
+    loop {
+        tokio::select! {
+            next = lines.next_line() => match next {
+                Ok(Some(text)) => match serde_json::from_str(&text) {
+                    Ok(Line::Report { report }) => answer = Some(Ok(*report)),
+                    Ok(Line::Error { error }) => answer = Some(Err(error)),
+                    Ok(event) => line(event),
+                    // Something in the worker wrote to its stdout: not for clients.
+                    Err(_) => crate::journal::note(&text),
+                },
+                Ok(None) | Err(_) => break,
+            },
+            () = &mut cancel => {
+                end(&mut child, group, unit).await;
+                break;
+            }
+        }
+    }
+    let cancelled = *cancelled.borrow();
+    let status = child.wait().await.context(|| "Waiting for the worker process")?;
+    if unit.is_none() {
+        // Children that left the worker's control but not its group.
+        group.signal(Signal::KILL);
+    }
+    match answer {
+        Some(answer) => answer,
+        None => {
+            if unit.is_none() {
+                // The outcome is the news, and the next transaction empties it as well.
+                let _ = clean(&request.sysroot).await;
+            }
+            Err(if cancelled { Error::new(ErrorKind::Cancelled, "Transaction cancelled") } else { died(status) })
+        }
+    }
+}
+
+/// A worker's unit.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub(crate) name: String,
+    /// The unit of the service; empty when it runs in none.
+    pub(crate) service: String,
+    pub(crate) title: String,
+}
+
+async fn clean(sysroot: &Path) -> Result<()> {
+    let sysroot = sysroot.to_owned();
+    tokio::task::spawn_blocking(move || interruption::clean_sysroot(&sysroot))
+        .await
+        .map_err(|e| Error::failed(e.to_string()))?
+}
+
+/// Ends the worker and everything it started, also what ignores SIGTERM.
+async fn end(child: &mut Child, group: Group, unit: Option<&Unit>) {
+    if let Some(unit) = unit {
+        // SIGTERM, and SIGKILL of the whole control group after the unit's TimeoutStopSec.
+        let stopped = Command::new("systemctl").args(["stop", &unit.name]).stdin(Stdio::null()).status().await;
+        if stopped.is_ok_and(|status| status.success()) {
+            return;
+        }
+        crate::journal::warning(&format!("systemctl could not stop {}", unit.name));
+        let _ = child.kill().await;
+        return;
+    }
+    group.signal(Signal::TERM);
+    if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+        group.signal(Signal::KILL);
+    }
+}
+
+/// The process group that the worker leads.
+#[derive(Clone, Copy)]
+struct Group(Option<Pid>);
+
+impl Group {
+    /// To the whole group; an empty one is fine.
+    fn signal(self, signal: Signal) {
+        if let Some(pid) = self.0 {
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+}
+
+fn died(status: ExitStatus) -> Error {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no status".to_owned(),
+    };
+    let error = Error::failed(format!("The worker process ended without a report ({how})"))
+        .hint("Nothing was changed: a new deployment appears only once it is complete.");
+    if status.signal() == Some(9) || status.code() == Some(137) {
+        return error.hint("The kernel kills processes when memory runs out; `journalctl -k` would say so.");
+    }
+    error
+}

@@ -1,0 +1,182 @@
+//! The installed service on a booted system: started by the bus, asked by users with and without rights, killed, and cancelled.
+//!
+//! dbus-daemon, systemd and polkit are Debian's; the package is the one of this source.
+
+use std::path::Path;
+use std::process::Command;
+
+use apt_ostree_testkit::sysroot::{Outcome, Server};
+
+use crate::bases::{BRANCH, TREE, base, directory};
+use crate::packaging::package;
+use crate::world::{World, small};
+
+/// For every script: it ends at the first command that fails, and says which one that was.
+const PRELUDE: &str = r#"set -eu
+trap 'status=$?; [ $status = 0 ] || { echo "script: ended with $status"; journalctl -b -q --no-pager -u apt-ostreed -u "apt-ostree-worker*" | tail -n 40; }' EXIT
+refused() { if said=$("$@" 2>&1); then echo "was allowed: $*"; exit 1; else printf '%s\n' "$said"; fi; }
+until_true() { for _ in $(seq 600); do if "$@"; then return 0; fi; sleep 0.1; done; echo "waited in vain for: $*"; exit 1; }
+idle() { apt-ostree status | grep -qx 'State: idle'; }
+"#;
+
+/// A machine with the package, polkit, and two users.
+struct Machine {
+    world: World,
+    server: Server,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let (mut world, server) = World::following();
+        let sources =
+            apt_ostree_core::compose::input::host_sources(Path::new("/"), "trixie").expect("sources of this machine");
+        let debian: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        let hangs = small("kit-hangs", "1.0")
+            .script("postinst", "#!/bin/sh\ntrap '' TERM HUP INT\necho hanging\nwhile :; do sleep 1; done\n");
+        world.publish(&[small("kit-one", "1.0"), small("kit-two", "1.0"), hangs]);
+        world.sysroot.set_sources(&format!("{}\n{}", debian.join("\n"), world.archive.sources("stable")));
+        let deb = package(&world);
+        world.sysroot.ok(&["install", &deb.to_string_lossy(), "polkitd"]);
+        // Inside there is no network: what is layered from now on is the world's.
+        world.sysroot.set_sources(&world.archive.sources("stable"));
+        Self { world, server }
+    }
+
+    /// One boot with the program that is installed.
+    fn boot(&self, script: &str) -> Outcome {
+        let mut command = Command::new(format!("{TREE}/tests/boot/nspawn.sh"));
+        command.arg(self.world.sysroot.dir()).arg(format!("{PRELUDE}{script}")).env_remove("APT_OSTREE");
+        command.env("BIND", directory()).env("TIMEOUT", "600");
+        let output = command.output().expect("the script starts");
+        Outcome::new(&command, &output).exits(0)
+    }
+}
+
+#[test]
+fn users_and_the_service() {
+    let machine = Machine::new();
+    let deb = machine.world.local(&small("kit-local", "1.0"));
+    let deb = deb.display();
+    let shared =
+        "useradd --create-home --shell /bin/sh anna 2>/dev/null; useradd --create-home --shell /bin/sh otto 2>/dev/null
+        as() { user=$1; shift; runuser -u \"$user\" -- \"$@\"; }";
+    machine.boot(&format!(
+        r#"{shared}
+        systemctl is-active apt-ostreed && exit 1
+        # Reading starts nothing.
+        as anna apt-ostree status | grep -qx 'State: idle'
+        systemctl is-active apt-ostreed && exit 1
+        # Without rights: refused, and said so.
+        said=$(refused as anna apt-ostree install kit-one)
+        case $said in *'rpmostreed OS operation PkgChange not allowed for user'*) ;; *) echo "$said"; exit 1 ;; esac
+        refused as anna apt-ostree rollback
+        refused as anna apt-ostree kargs --append=x
+        refused as anna apt-ostree apply-live
+        refused as anna apt-ostree reload
+        refused as anna busctl call org.projectatomic.rpmostree1 /org/projectatomic/rpmostree1/debian org.projectatomic.rpmostree1.OSExperimental Moo b true
+        systemctl is-active apt-ostreed
+        # With a rule for two actions: those, and no others; a file by its descriptor.
+        mkdir -p /etc/polkit-1/rules.d
+        cat > /etc/polkit-1/rules.d/50-test.rules <<'EOT'
+polkit.addRule(function(action, subject) {{
+    if (subject.user == "anna" && (action.id == "org.projectatomic.rpmostree1.install-uninstall-packages" ||
+        action.id == "org.projectatomic.rpmostree1.install-local-packages")) return polkit.Result.YES;
+}});
+EOT
+        systemctl restart polkit
+        as anna apt-ostree install kit-one > /run/said
+        cat /run/said
+        grep -qx 'Changes queued for next boot. Run "systemctl reboot" to start a reboot' /run/said
+        cp {deb} /home/anna/kit-local.deb; chmod 600 /home/anna/kit-local.deb; chown anna /home/anna/kit-local.deb
+        as anna apt-ostree install /home/anna/kit-local.deb
+        refused as anna apt-ostree upgrade
+        refused as otto apt-ostree install kit-two
+        apt-ostree status --json | grep -q '"kit-local-1.0.amd64"'
+        journalctl -b -q -o cat MESSAGE_ID=d5bea37a8fc84ff59dbcfd79177b7df8 | grep -q 'Initiated txn PkgChange for client(id:cli dbus:'
+        # What root asks goes through the service as well, in a unit of its own.
+        apt-ostree install kit-two
+        journalctl -b -q -o cat -u 'apt-ostree-worker-*' | grep -q 'apt-ostree transaction: apt-ostree install kit-two'
+        journalctl -b -q -u apt-ostreed --no-pager | tail -n 30
+        "#
+    ));
+    machine.boot(&format!(
+        r#"{shared}
+        kit-one && kit-two && kit-local
+        # Somebody else's transaction: busy for others, not to be cancelled by them.
+        as anna apt-ostree install kit-hangs > /run/anna 2>&1 & anna=$!
+        until_true pgrep -f kit-hangs.postinst > /dev/null
+        apt-ostree status | sed -n '1,3p' > /run/said; cat /run/said
+        grep -qx 'State: busy' /run/said; grep -qx 'Transaction: apt-ostree install kit-hangs' /run/said
+        grep -q 'Initiator: client(id:cli dbus:' /run/said
+        test "$(apt-ostree status --json | sed -n 's/^    "\(PkgChange\)",$/\1/p')" = PkgChange
+        refused apt-ostree rollback | grep 'Transaction in progress: apt-ostree install kit-hangs'
+        refused as otto apt-ostree cancel
+        pgrep -f kit-hangs.postinst > /dev/null
+        apt-ostree cancel > /run/said; cat /run/said
+        grep -qx 'Cancelling transaction: apt-ostree install kit-hangs' /run/said; grep -qx 'Cancelled.' /run/said
+        wait $anna && exit 1; cat /run/anna; grep -q '^error: Transaction cancelled' /run/anna
+        until_true idle; ! pgrep -f kit-hangs.postinst
+        test "$(apt-ostree cancel)" = 'No active transaction.'
+        # Ctrl-C.
+        apt-ostree install kit-hangs > /run/root 2>&1 & root=$!
+        until_true pgrep -f kit-hangs.postinst > /dev/null
+        kill -INT $root; wait $root && exit 1; cat /run/root
+        grep -qx 'Caught SIGINT, cancelling transaction' /run/root; ! pgrep -f kit-hangs.postinst
+        # Killed in the middle: the worker goes as well, and the next one works.
+        apt-ostree install kit-hangs > /run/root 2>&1 & root=$!
+        until_true pgrep -f kit-hangs.postinst > /dev/null
+        systemctl kill --signal=KILL apt-ostreed
+        wait $root && exit 1; cat /run/root; grep -q '^error: The service went away during the transaction' /run/root
+        until_true sh -c '! pgrep -f kit-hangs.postinst'
+        until_true sh -c '! systemctl list-units --plain --no-legend "apt-ostree-worker-*" | grep -q .'
+        apt-ostree uninstall kit-two
+        # Restarted in the middle: the same, and told as cancelled.
+        apt-ostree install kit-hangs > /run/root 2>&1 & root=$!
+        until_true pgrep -f kit-hangs.postinst > /dev/null
+        systemctl restart apt-ostreed
+        wait $root && exit 1; cat /run/root; ! pgrep -f kit-hangs.postinst
+        apt-ostree status --json | tr -d ' \n' | grep -q '"transaction":null'
+        # Figures for the documentation.
+        apt-ostree reload
+        systemd-analyze security --no-pager apt-ostreed | tail -n 1
+        grep VmRSS "/proc/$(systemctl show -P MainPID apt-ostreed)/status"
+        "#
+    ));
+    machine.boot("kit-one && kit-local && ! command -v kit-two && ! command -v kit-hangs");
+    machine.world.done();
+}
+
+#[test]
+fn an_automatic_update_from_timer_to_reboot() {
+    let machine = Machine::new();
+    machine.server.set(BRANCH, &base().v2);
+    let timer = "apt-ostreed-automatic.timer";
+    machine.boot(&format!(
+        r#"
+        systemctl start apt-ostreed-automatic.service
+        journalctl -b -q -o cat -u apt-ostreed-automatic | grep -x 'Automatic updates are not enabled; exiting...' || exit 1
+        printf '[Daemon]\nAutomaticUpdatePolicy=check\n' > /etc/apt-ostreed.conf
+        apt-ostree reload
+        busctl get-property org.projectatomic.rpmostree1 /org/projectatomic/rpmostree1/Sysroot org.projectatomic.rpmostree1.Sysroot AutomaticUpdatePolicy | grep check
+        mkdir -p /run/systemd/system/{timer}.d
+        printf '[Timer]\nOnBootSec=\nOnUnitInactiveSec=\nOnActiveSec=1s\nRandomizedDelaySec=0\nAccuracySec=100ms\n' > /run/systemd/system/{timer}.d/soon.conf
+        systemctl daemon-reload; systemctl restart {timer}
+        known() {{ apt-ostree status | grep -q '^AvailableUpdate:'; }}
+        until_true known
+        apt-ostree status
+        apt-ostree status | grep -q '^AutomaticUpdates: check; {timer}'
+        apt-ostree status | grep -q '1 upgraded\|2 upgraded'
+        until_true idle
+        busctl get-property org.projectatomic.rpmostree1 /org/projectatomic/rpmostree1/debian org.projectatomic.rpmostree1.OS HasCachedUpdateRpmDiff | grep 'b true'
+        test "$(apt-ostree status --json --booted | grep -c '"staged": true')" = 0
+        printf '[Daemon]\nAutomaticUpdatePolicy=stage\n' > /etc/apt-ostreed.conf
+        systemctl reload apt-ostreed
+        until_true sh -c '! systemctl is-active apt-ostreed-automatic.service'
+        systemctl start apt-ostreed-automatic.service
+        apt-ostree status --json | grep -q '"staged": true'
+        until_true idle
+        "#
+    ));
+    machine.boot("test \"$(kit-base)\" = 2.0 && apt-ostree status --booted");
+    machine.world.done();
+}
