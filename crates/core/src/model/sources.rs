@@ -211,7 +211,7 @@ impl Serialize for Source {
 impl SignedBy {
     /// Reads the value of the field: keyring paths, fingerprints, or the key itself below the field.
     pub fn parse(value: &str) -> Result<Self> {
-        if value.contains("-----BEGIN PGP") {
+        if value.trim().starts_with("-----BEGIN PGP") {
             return Ok(Self::Key(value.trim().to_owned()));
         }
         let words: Vec<&str> = value.split([' ', '\t', '\n', ',']).filter(|w| !w.is_empty()).collect();
