@@ -343,7 +343,8 @@ impl App {
             Request { sysroot: sysroot.clone(), stateroot: how.stateroot.take(), verb, options: how.options.clone() };
         let (report, by_service) = self.work(request, how.json)?;
         self.show(&report, &how, &sysroot);
-        if reboot && report.changed && !by_service {
+        let only_looked = how.options.dry_run || report.plan.is_some() || report.update.is_some();
+        if reboot && report.changed && !by_service && !only_looked {
             return self.reboot();
         }
         let unchanged = if how.check || how.preview {

@@ -37,6 +37,7 @@ use crate::model::diff::PackageDiff;
 use crate::plan::Plan;
 use crate::repo::metadata::CommitInfo;
 use crate::sysroot::Sysroot;
+use crate::update_driver::UpdateDriver;
 use log::LogSink;
 use transaction::{Ports, Transaction};
 
@@ -113,6 +114,9 @@ pub enum Verb {
         preview: bool,
         skip_branch_check: bool,
         disallow_downgrade: bool,
+        /// To be registered as what drives updates; with an empty revision nothing else is done.
+        #[serde(default)]
+        driver: Option<UpdateDriver>,
     },
     Rebase(Rebase),
     Rollback,
@@ -361,7 +365,13 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
             };
             upgrade::execute(transaction, &upgrade)
         }
-        Verb::Deploy { revision, changes, preview, skip_branch_check, disallow_downgrade } => {
+        Verb::Deploy { revision, changes, preview, skip_branch_check, disallow_downgrade, driver } => {
+            if let Some(driver) = driver {
+                driver.register(&request.sysroot)?;
+                if revision.is_empty() {
+                    return Ok(Report::default());
+                }
+            }
             let deploy = deploy::Deploy {
                 revision,
                 changes,

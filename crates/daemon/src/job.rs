@@ -11,6 +11,7 @@ use apt_ostree_bus::{Action, Dict};
 use apt_ostree_core::operation::{
     ApplyLive, KargsChange, OverrideChange, PackageChanges, Rebase, Request, Reset, Verb,
 };
+use apt_ostree_core::update_driver::UpdateDriver;
 use zbus::zvariant::{Array, OwnedFd, Value};
 
 use crate::refusal::{Answer, Refusal};
@@ -32,6 +33,24 @@ pub(crate) struct Job {
     pub(crate) files: Vec<OwnedFd>,
     /// `output-to-self`: messages go to the journal only.
     pub(crate) quiet: bool,
+}
+
+impl Job {
+    /// A driver of updates is the unit that calls, whatever the caller says.
+    pub(crate) fn set_driver_unit(&mut self, unit: &str) -> Answer<()> {
+        for request in &mut self.requests {
+            if let Verb::Deploy { driver: Some(driver), .. } = &mut request.verb {
+                if unit.is_empty() {
+                    return Err(Refusal::failed(format!(
+                        "The update driver {} does not run in a systemd unit",
+                        driver.name
+                    )));
+                }
+                unit.clone_into(&mut driver.unit);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A dictionary of options.
@@ -247,6 +266,7 @@ impl Target<'_> {
                 preview: false,
                 skip_branch_check: given.truth("skip-branch-check")?,
                 disallow_downgrade: downgrade == Some(false),
+                driver: given.text("register-driver")?.map(|name| UpdateDriver { name, unit: String::new() }),
             });
         }
         if overrides {

@@ -67,7 +67,10 @@ async fn run(options: &Options) -> Result<()> {
     let runtime =
         if on_machine && std::path::Path::new(RUNTIME).is_dir() { RUNTIME.into() } else { scratch.path().to_owned() };
     let daemon = Daemon::new(options.sysroot.clone(), bus.clone(), runtime);
-    daemon.reload_settings().await?;
+    if let Err(e) = daemon.reload_settings().await {
+        // Nobody could even look at the system. What changes it reads the settings again, and refuses.
+        journal::warning(&format!("The settings are those of a system without any: {e}"));
+    }
     objects::serve(&daemon).await.map_err(|e| on_bus("Making the objects", &e))?;
     daemon.reload().await?;
     // The name comes last: whoever sees it gets answers.

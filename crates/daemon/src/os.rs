@@ -337,11 +337,16 @@ impl Os {
         deployid: String,
     ) -> Result<(Vec<DiffEntry>, Dict), Refusal> {
         self.may(connection, &header, "GetCachedUpdateRpmDiff", Action::RepoRefresh).await?;
+        // It is told against the running system, whichever deployment is named.
+        checked(&deployid)?;
         let snapshot = self.daemon.snapshot();
         let update = snapshot.cached_update.as_ref().filter(|update| update["osname"] == *self.name);
-        let text = |document: &serde_json::Value, key: &str| document[key].as_str().unwrap_or_default().to_owned();
-        let update = update.map(|update| (text(update, "checksum"), text(update, "origin")));
-        question::cached_update_diff(&self.daemon.sysroot, &self.name, &deployid, update).await
+        let update = update.ok_or_else(|| {
+            Refusal::failed(
+                "No update is known\nDownloadUpdateRpmDiff, or `apt-ostree upgrade --check`, looks for one.",
+            )
+        })?;
+        Ok((wire::update_diff(update), wire::update_details(update)))
     }
 
     #[zbus(name = "DownloadUpdateRpmDiff", out_args("transaction_address"))]
@@ -382,6 +387,7 @@ impl Os {
             preview: true,
             skip_branch_check: false,
             disallow_downgrade: false,
+            driver: None,
         };
         self.package_diff(connection, &header, "DownloadDeployRpmDiff", verb).await
     }

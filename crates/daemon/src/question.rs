@@ -92,26 +92,6 @@ pub(crate) async fn deployments_diff(sysroot: &Path, stateroot: &str, from: &str
     .await
 }
 
-/// From a deployment to the update that is known, given by its commit and where it is from.
-pub(crate) async fn cached_update_diff(
-    sysroot: &Path,
-    stateroot: &str,
-    id: &str,
-    update: Option<(String, String)>,
-) -> Answer<(Vec<DiffEntry>, Dict)> {
-    let (stateroot, id) = (stateroot.to_owned(), id.to_owned());
-    ask(sysroot, move |sysroot| {
-        let deployment = find(sysroot, &stateroot, &id, true)?;
-        let Some((checksum, refspec)) = update else {
-            return Err(Error::new(ErrorKind::NotFound, "No update is known")
-                .hint("DownloadUpdateRpmDiff, or `apt-ostree upgrade --check`, looks for one."));
-        };
-        let target = sysroot.repo().info(&checksum)?;
-        difference(sysroot, &deployment, &target, &refspec)
-    })
-    .await
-}
-
 /// From the booted deployment to a revision or ref of the repository.
 pub(crate) async fn revision_diff(sysroot: &Path, stateroot: &str, revision: &str) -> Answer<(Vec<DiffEntry>, Dict)> {
     let (stateroot, revision) = (stateroot.to_owned(), revision.to_owned());

@@ -214,6 +214,7 @@ impl Daemon {
     pub(crate) async fn begin(self: &Arc<Self>, mut job: Job, caller: Caller, path: String) -> Answer<String> {
         self.touch();
         caller.authorize(&self.bus, job.method, &job.actions).await?;
+        job.set_driver_unit(&caller.unit)?;
         if self.rebooting.load(Ordering::Relaxed) {
             return Err(Refusal::new(errors::BUSY, "A reboot is under way"));
         }

@@ -106,6 +106,38 @@ pub(crate) fn package_diff(diff: &PackageDiff) -> Vec<DiffEntry> {
     changes.into_iter().map(entry).collect()
 }
 
+/// The rows of the cached update as `a(sua{sv})`, sorted by kind, then name.
+pub(crate) fn update_diff(document: &Json) -> Vec<DiffEntry> {
+    let mut entries = Vec::new();
+    // Added, removed, upgraded, downgraded: the numbers of the kinds.
+    for (kind, group) in (0u32..).zip(["added", "removed", "upgraded", "downgraded"]) {
+        for row in items(&document["rpm-diff"][group]) {
+            let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+            let name = text(&row[1]);
+            let side = |evr: &Json, arch: &Json| owned(Value::from((name.clone(), text(evr), text(arch))));
+            let sides = match group {
+                "added" => [None, side(&row[2], &row[3])],
+                "removed" => [side(&row[2], &row[3]), None],
+                _ => [side(&row[2][0], &row[2][1]), side(&row[3][0], &row[3][1])],
+            };
+            let keys = ["PreviousPackage", "NewPackage"];
+            let details = keys.into_iter().zip(sides).filter_map(|(key, side)| Some((key.to_owned(), side?)));
+            entries.push((name.clone(), kind, details.collect()));
+        }
+    }
+    entries.sort_by(|(a, x, _): &DiffEntry, (b, y, _)| x.cmp(y).then_with(|| a.cmp(b)));
+    entries
+}
+
+/// What the cached update says of itself besides its packages.
+pub(crate) fn update_details(document: &Json) -> Dict {
+    let mut dict = update(document);
+    dict.retain(|key, _| {
+        ["osname", "checksum", "version", "timestamp", "origin", "signatures", "gpg-enabled"].contains(&key.as_str())
+    });
+    dict
+}
+
 /// A dictionary of plain values.
 pub(crate) fn plain<const N: usize>(entries: [(&str, Value<'static>); N]) -> Dict {
     entries.into_iter().filter_map(|(key, value)| Some((key.to_owned(), owned(value)?))).collect()
@@ -304,5 +336,14 @@ mod tests {
         let Value::Dict(groups) = &*dict["rpm-diff"] else { panic!("a dictionary") };
         let inside = |key: &str| groups.get::<_, Value<'_>>(&key).unwrap().unwrap().value_signature().to_string();
         assert_eq!((inside("upgraded").as_str(), inside("removed").as_str()), ("a(us(ss)(ss))", "a(usss)"));
+        let diff = update_diff(&document);
+        let names: Vec<(&str, u32, bool, bool)> = diff
+            .iter()
+            .map(|(name, kind, d)| {
+                (name.as_str(), *kind, d.contains_key("PreviousPackage"), d.contains_key("NewPackage"))
+            })
+            .collect();
+        assert_eq!(names, [("b", 0, false, true), ("a", 2, true, true)]);
+        assert!(!update_details(&document).contains_key("rpm-diff"));
     }
 }

@@ -54,19 +54,16 @@ pub(crate) struct DeployArgs {
     json: bool,
 }
 
-/// Makes the unit that this runs in the one that drives updates.
-fn register_driver(app: &App, name: String) -> Result<(), Failure> {
-    let root = app.sysroot()?;
-    if root != Path::new("/") {
+/// The unit that this runs in, as what drives updates. The service takes its own word for the unit.
+fn driver(app: &App, name: String) -> Result<UpdateDriver, Failure> {
+    if app.sysroot()? != Path::new("/") {
         return usage("--register-driver is for the booted system, not for one in a directory");
     }
-    app.require_root()?;
     let unit = units::own_unit().ok_or_else(|| {
         Error::usage(format!("The update driver {name} does not run in a systemd unit"))
             .hint("A driver is a service: the unit tells whether it is at work.")
     })?;
-    UpdateDriver { name, unit }.register(&root)?;
-    Ok(())
+    Ok(UpdateDriver { name, unit })
 }
 
 pub(crate) fn run(app: &App, args: DeployArgs) -> Result<ExitCode, Failure> {
@@ -81,13 +78,9 @@ pub(crate) fn run(app: &App, args: DeployArgs) -> Result<ExitCode, Failure> {
     if args.preview && !(args.packages.install.is_empty() && args.packages.uninstall.is_empty()) {
         return usage("Cannot specify both --preview and --install/--uninstall");
     }
-    if let Some(name) = args.register_driver {
-        register_driver(app, name)?;
-        if revision.is_empty() {
-            return Ok(ExitCode::SUCCESS);
-        }
-    }
-    if !(args.preview || args.dry_run) {
+    let driver = args.register_driver.map(|name| driver(app, name)).transpose()?;
+    let only_registers = revision.is_empty();
+    if !(args.preview || args.dry_run || driver.is_some()) {
         app.refuse_driven(args.bypass_driver)?;
     }
     let changes = package_changes(args.packages)?;
@@ -97,6 +90,7 @@ pub(crate) fn run(app: &App, args: DeployArgs) -> Result<ExitCode, Failure> {
         preview: args.preview,
         skip_branch_check: args.skip_branch_check,
         disallow_downgrade: args.disallow_downgrade,
+        driver,
     };
     let how = Transaction {
         stateroot: args.stateroot.stateroot,
@@ -104,6 +98,7 @@ pub(crate) fn run(app: &App, args: DeployArgs) -> Result<ExitCode, Failure> {
         unchanged_exit_77: args.unchanged_exit_77,
         json: args.json,
         diff_preview: args.preview,
+        no_deployment: only_registers,
         ..Transaction::default()
     };
     app.transaction(verb, how)
