@@ -9,6 +9,7 @@ use std::io::{IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use apt_ostree_bus::client::{ManagerProxy, SysrootProxy};
 use apt_ostree_bus::{TRANSACTION, TRANSACTION_LINES, TRANSACTION_PATH, errors};
@@ -17,10 +18,15 @@ use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use futures_util::StreamExt;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use zbus::zvariant::{Fd, Value};
-use zbus::{Connection, MessageStream};
+use zbus::{Connection, Message, MessageStream};
 
 use crate::terminal::Terminal;
+
+/// How often a call is made again that met the idle exit of the service, and when.
+const RETRIES: u32 = 10;
+const RETRY_AFTER: Duration = Duration::from_millis(300);
 
 const BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
 const AGENT: &str = "/usr/bin/pkttyagent";
@@ -87,17 +93,36 @@ pub(crate) fn cancel(begun: impl FnOnce(&str)) -> Result<Option<String>> {
         let peer = connect(&address).await?;
         let title = peer_title(&peer).await;
         begun(&title);
-        let mut messages = MessageStream::from(&peer);
+        let mut messages = listen(&peer);
         let _agent = Agent::start();
         call(&peer, "Cancel").await?;
-        // A finished transaction closes the connection, or has told so before.
-        while let Some(Ok(message)) = messages.next().await {
+        // It may have come to its end before.
+        while let Some(message) = messages.recv().await {
             if message.header().member().is_some_and(|m| m == "Finished") {
+                let (done, _): (bool, String) = message.body().deserialize().unwrap_or_default();
+                if done {
+                    return Err(Error::failed(format!("It was too late to cancel the transaction: {title}"))
+                        .hint("It has come to its end; `apt-ostree status` shows what is there now."));
+                }
+                return Ok(Some(title));
+            }
+        }
+        Err(Error::failed("The service went away").hint("`apt-ostree status` tells what is there now."))
+    })
+}
+
+/// All messages of a peer, taken from it as they come: the library reads no answer to a call while messages wait.
+fn listen(peer: &Connection) -> UnboundedReceiver<Message> {
+    let (sender, receiver) = unbounded_channel();
+    let mut messages = MessageStream::from(peer);
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = messages.next().await {
+            if sender.send(message).is_err() {
                 break;
             }
         }
-        Ok(Some(title))
-    })
+    });
+    receiver
 }
 
 /// Makes the service read its settings again. False: there is no service.
@@ -111,7 +136,7 @@ pub(crate) fn reload() -> Result<bool> {
         let _agent = Agent::start();
         match sysroot.reload_config().await {
             Ok(()) => Ok(true),
-            Err(e) if is_absent(&e) => Ok(false),
+            Err(e) if is_unknown(&e) || does_not_start(&e) => Ok(false),
             Err(e) => Err(on_bus(&e)),
         }
     })
@@ -127,34 +152,30 @@ async fn work(request: &Request, terminal: &Terminal) -> Result<Option<Report>> 
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "Catching signals")?;
     let mut terminate = signal(SignalKind::terminate()).context(|| "Catching signals")?;
     let Ok(bus) = Connection::system().await else { return Ok(None) };
-    let id = std::env::var("RPMOSTREE_CLIENT_ID").ok().filter(|id| !id.is_empty()).unwrap_or_else(|| "cli".into());
-    let sysroot = SysrootProxy::new(&bus).await.map_err(|e| on_bus(&e))?;
-    match sysroot.register_client(HashMap::from([("id", Value::from(id))])).await {
-        Err(e) if is_absent(&e) => {
-            // It is installed and does not come up: that is worth a word.
-            if !is_unknown(&e) {
-                terminal.notice(&format!("notice: the service cannot be started: {e}"));
-            }
-            return Ok(None);
-        }
-        // Not being registered costs nothing: a transaction keeps the service as well.
-        Ok(()) | Err(_) => {}
+    if !register(&bus, terminal).await? {
+        return Ok(None);
     }
     let agent = Agent::start();
-    let address = match execute(&bus, request, &files).await {
-        Ok(address) => address,
-        Err(e) if is_foreign(&e) => return Ok(None),
-        Err(e) => return Err(on_bus(&e)),
+    let mut tries = 0;
+    let address = loop {
+        match execute(&bus, request, &files).await {
+            Ok(address) => break address,
+            Err(e) if is_foreign(&e) => return Ok(None),
+            // It ends when it is idle, and is started again by the next call.
+            Err(e) if tries < RETRIES && is_leaving(&e) => tries += 1,
+            Err(e) => return Err(on_bus(&e)),
+        }
+        tokio::time::sleep(RETRY_AFTER).await;
     };
     drop(agent);
     let peer = connect(&address).await?;
-    let mut messages = MessageStream::from(&peer);
+    let mut messages = listen(&peer);
     call(&peer, "Start").await?;
     let (mut answer, mut cancelled) = (None, false);
     loop {
         let name = tokio::select! {
-            message = messages.next() => match message {
-                Some(Ok(message)) => {
+            message = messages.recv() => match message {
+                Some(message) => {
                     let header = message.header();
                     let member = header.member().map(ToString::to_string).unwrap_or_default();
                     let interface = header.interface().map(ToString::to_string).unwrap_or_default();
@@ -173,7 +194,7 @@ async fn work(request: &Request, terminal: &Terminal) -> Result<Option<Report>> 
                     }
                     continue;
                 }
-                Some(Err(_)) | None => break,
+                None => break,
             },
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
@@ -196,6 +217,29 @@ async fn work(request: &Request, terminal: &Terminal) -> Result<Option<Report>> 
                 .hint("`journalctl -u apt-ostreed` may tell why."))
         })
         .map(Some)
+}
+
+/// Starts the service, if need be, and tells who this is. False: there is no service.
+async fn register(bus: &Connection, terminal: &Terminal) -> Result<bool> {
+    let id = std::env::var("RPMOSTREE_CLIENT_ID").ok().filter(|id| !id.is_empty()).unwrap_or_else(|| "cli".into());
+    let sysroot = SysrootProxy::new(bus).await.map_err(|e| on_bus(&e))?;
+    for attempt in 0.. {
+        match sysroot.register_client(HashMap::from([("id", Value::from(id.as_str()))])).await {
+            Err(e) if is_unknown(&e) => return Ok(false),
+            Err(e) if attempt < RETRIES && is_leaving(&e) => tokio::time::sleep(RETRY_AFTER).await,
+            Err(e) if does_not_start(&e) => {
+                if !rustix::process::geteuid().is_root() {
+                    return Err(on_bus(&e).hint("`journalctl -u apt-ostreed` may tell why."));
+                }
+                // It is installed and does not come up: that is worth a word.
+                terminal.notice(&format!("notice: the service cannot be started: {e}"));
+                return Ok(false);
+            }
+            // Not being registered costs nothing: a transaction keeps the service as well.
+            Ok(()) | Err(_) => break,
+        }
+    }
+    Ok(true)
 }
 
 /// Asks for the transaction, with the package files that it names open.
@@ -253,13 +297,17 @@ fn on_bus(error: &zbus::Error) -> Error {
     lines.fold(error, |error, hint| error.hint(hint.trim().to_owned()))
 }
 
-/// Nobody has the name, and nobody takes it.
-fn is_absent(error: &zbus::Error) -> bool {
+/// The service is installed, and the bus could not start it.
+fn does_not_start(error: &zbus::Error) -> bool {
     let zbus::Error::MethodError(name, ..) = error else { return false };
-    is_unknown(error)
-        || name.starts_with("org.freedesktop.DBus.Error.Spawn")
-        || name.starts_with("org.freedesktop.systemd1.")
-        || matches!(name.as_str(), "org.freedesktop.DBus.Error.NoReply" | "org.freedesktop.DBus.Error.TimedOut")
+    name.starts_with("org.freedesktop.DBus.Error.Spawn") || name.starts_with("org.freedesktop.systemd1.")
+}
+
+/// The call met the service on its way out.
+fn is_leaving(error: &zbus::Error) -> bool {
+    let zbus::Error::MethodError(name, text, _) = error else { return false };
+    name.as_str() == "org.freedesktop.DBus.Error.NoReply"
+        || (name.as_str() == errors::BUSY && text.as_deref().is_some_and(|t| t.contains("about to end")))
 }
 
 /// No service of that name is installed.

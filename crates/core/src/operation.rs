@@ -152,7 +152,21 @@ pub enum Verb {
 impl Verb {
     /// Whether it changes a deployed system, so that the service can do it for others.
     pub fn is_for_service(&self) -> bool {
-        !matches!(self, Self::InitSysroot(_) | Self::ComposeTree(_) | Self::DiskImage(_))
+        match self {
+            Self::InitSysroot(_) | Self::ComposeTree(_) | Self::DiskImage(_) => false,
+            // Somebody's directory is not pulled from with the service's rights.
+            Self::Rebase(rebase) => !rebase::is_path(&rebase.refspec),
+            _ => true,
+        }
+    }
+
+    /// Whether a restart of the system can follow it.
+    pub fn takes_reboot(&self) -> bool {
+        match self {
+            Self::Cleanup { rollback, .. } => *rollback,
+            Self::ApplyLive(_) | Self::RefreshMd { .. } => false,
+            other => other.is_for_service(),
+        }
     }
 
     /// The paths of local package files that it names, in a fixed order.

@@ -18,10 +18,15 @@ use crate::refusal::{Answer, Refusal};
 /// Of all files of a call.
 const MAX_BYTES: u64 = 8 << 30;
 
+const MAX_FILES: usize = 64;
+
 /// Copies the files of a job, and makes its requests name the copies.
 pub(crate) async fn stage(job: &mut Job, runtime: &Path) -> Answer<Option<TempDir>> {
     if job.files.is_empty() {
         return Ok(None);
+    }
+    if job.files.len() > MAX_FILES {
+        return Err(Refusal::invalid(format!("More than {MAX_FILES} package files")));
     }
     let files = std::mem::take(&mut job.files);
     let mut paths: Vec<&mut PathBuf> = job.requests.iter_mut().flat_map(|r| r.verb.local_files()).collect();
@@ -35,6 +40,16 @@ pub(crate) async fn stage(job: &mut Job, runtime: &Path) -> Answer<Option<TempDi
         .map_err(|e| Refusal::failed(e.to_string()))??;
     paths.iter_mut().zip(copies).for_each(|(path, copy)| **path = copy);
     Ok(Some(folder))
+}
+
+/// Removes what an earlier service could not.
+pub(crate) fn clean(runtime: &Path) {
+    for entry in std::fs::read_dir(runtime).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("files-") {
+            // The next one tries again.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn copy(files: Vec<OwnedFd>, names: &[String], runtime: &Path) -> Answer<(TempDir, Vec<PathBuf>)> {

@@ -213,6 +213,9 @@ impl Target<'_> {
             if given.truth("reboot")? {
                 return Err(Refusal::invalid("Can't specify both 'apply-live' and 'reboot'"));
             }
+            if given.truth("dry-run")? || given.truth("download-only")? {
+                return Err(Refusal::invalid("Can't specify 'apply-live' with 'dry-run' or 'download-only'"));
+            }
             let live = self.job(method, Verb::ApplyLive(ApplyLive::default()), &Given(&Dict::new()))?;
             job.actions.extend(live.actions);
             job.requests.extend(live.requests);
@@ -244,9 +247,6 @@ impl Target<'_> {
         )?;
         both(resets, overrides, "Overrides and a reset are two transactions here")?;
         if let Some(refspec) = change.refspec {
-            if refspec.starts_with('/') {
-                return Err(Refusal::not_supported("A repository by its path is not taken from the bus"));
-            }
             let (url, description) = change.custom_origin.unzip();
             return Ok(Verb::Rebase(Rebase {
                 refspec,
@@ -339,13 +339,11 @@ pub(crate) fn of_request(text: &str, files: Vec<OwnedFd>, sysroot: &Path) -> Ans
     let mut request: Request =
         serde_json::from_str(text).map_err(|e| Refusal::invalid(format!("The request is not understood: {e}")))?;
     // Every text of a request is a line. That also holds for those that a later version adds.
-    check_json(&serde_json::from_str(text).unwrap_or_default())?;
+    let document =
+        serde_json::from_str(text).map_err(|e| Refusal::invalid(format!("The request is not understood: {e}")))?;
+    check_json(&document)?;
     let method = method_of(&request.verb)?;
-    if let Verb::Rebase(rebase) = &request.verb {
-        if rebase.refspec.starts_with('/') {
-            return Err(Refusal::not_supported("A repository by its path is not taken from the bus"));
-        }
-    }
+    allowed(&request.verb, request.options.reboot)?;
     request.sysroot = sysroot.to_owned();
     let named = request.verb.local_files().len();
     if named != files.len() {
@@ -361,6 +359,17 @@ pub(crate) fn of_request(text: &str, files: Vec<OwnedFd>, sysroot: &Path) -> Ans
     };
     let actions = actions(&request.verb);
     Ok(Job { method, requests: vec![request], actions, title, files, quiet: false })
+}
+
+/// What the bus never gets, whoever asks.
+fn allowed(verb: &Verb, reboot: bool) -> Answer<()> {
+    if matches!(verb, Verb::Rebase(_)) && !verb.is_for_service() {
+        return Err(Refusal::not_supported("A repository by its path is not taken from the bus: run it as root"));
+    }
+    if reboot && !verb.takes_reboot() {
+        return Err(Refusal::invalid("'reboot' has no meaning for this"));
+    }
+    Ok(())
 }
 
 fn check_json(value: &serde_json::Value) -> Answer<()> {

@@ -56,6 +56,13 @@ pub(crate) fn worker_unit(unit: &str, service: &str, title: &str) -> Result<Laun
             command.arg(format!("--setenv={}={}", key.to_string_lossy(), value.to_string_lossy()));
         }
     }
+    // A drop-in of the service says by which way the network is reached, and it is the worker that downloads.
+    for (name, value) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.to_ascii_lowercase().ends_with("_proxy") {
+            command.arg(format!("--setenv={name}={}", value.to_string_lossy()));
+        }
+    }
     command.arg("--").arg(inner.command.get_program()).args(inner.command.get_args());
     Ok(Launch { command, generator: inner.generator })
 }

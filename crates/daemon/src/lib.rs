@@ -66,7 +66,7 @@ async fn run(options: &Options) -> Result<()> {
     let on_machine = options.sysroot == std::path::Path::new("/");
     let runtime =
         if on_machine && std::path::Path::new(RUNTIME).is_dir() { RUNTIME.into() } else { scratch.path().to_owned() };
-    let daemon = Daemon::new(options.sysroot.clone(), bus.clone(), runtime);
+    let daemon = Daemon::new(options.sysroot.clone(), bus.clone(), runtime.clone());
     if let Err(e) = daemon.reload_settings().await {
         // Nobody could even look at the system. What changes it reads the settings again, and refuses.
         journal::warning(&format!("The settings are those of a system without any: {e}"));
@@ -81,6 +81,8 @@ async fn run(options: &Options) -> Result<()> {
     if reply != RequestNameReply::PrimaryOwner {
         return Err(Error::new(ErrorKind::Busy, format!("The name {} has an owner already", apt_ostree_bus::NAME)));
     }
+    // What a service that was killed left behind.
+    files::clean(&runtime);
     journal::note(&format!(
         "In idle state; will auto-exit in {} seconds",
         idle_limit(&daemon, options).map_or(0, |d| d.as_secs())
@@ -92,10 +94,6 @@ async fn run(options: &Options) -> Result<()> {
     journal::note(why);
     bus.release_name(apt_ostree_bus::NAME).await.map_err(|e| on_bus("Giving the name back", &e))?;
     tokio::time::sleep(DRAIN).await;
-    // A transaction that was asked for in the meantime is seen through.
-    while daemon.idle_for().is_none() && daemon.transaction().is_some() {
-        tokio::time::sleep(DRAIN).await;
-    }
     Ok(())
 }
 
@@ -112,15 +110,16 @@ async fn wait(daemon: &Arc<Daemon>, options: &Options) -> Result<&'static str> {
             (Some(idle), Some(limit)) => (limit + spread).saturating_sub(idle),
             _ => Duration::from_secs(3600),
         };
-        if left.is_zero() {
+        if left.is_zero() && daemon.leave() {
             return Ok("Exiting due to idle");
         }
         tokio::select! {
             () = tokio::time::sleep(left) => {}
             () = daemon.activity.notified() => {}
             _ = hangup.recv() => {
-                if let Err(e) = daemon.reload_settings().await {
-                    journal::warning(&format!("The settings stay as they were: {e}"));
+                match daemon.reload_settings().await {
+                    Ok(()) => drop(objects::settings_changed(&daemon.bus).await),
+                    Err(e) => journal::warning(&format!("The settings stay as they were: {e}")),
                 }
             }
             _ = terminate.recv() => {

@@ -25,8 +25,8 @@ impl Manager {
         request: String,
         files: Vec<OwnedFd>,
     ) -> Result<String, Refusal> {
-        let caller = Caller::of(connection, &header).await?;
         let job = job::of_request(&request, files, &self.0.sysroot)?;
+        let caller = Caller::of(connection, &header).await?;
         let path = self.0.booted_path();
         self.0.begin(job, caller, path).await
     }

@@ -1,5 +1,6 @@
 //! The objects on the bus: which there are, and the signals of what changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apt_ostree_bus::{BASE_PATH, SYSROOT_PATH, os_path};
@@ -24,20 +25,24 @@ pub(crate) async fn serve(daemon: &Arc<Daemon>) -> zbus::Result<()> {
 /// Makes the objects fit the new snapshot, and signals every property that may be another one.
 pub(crate) async fn publish(daemon: &Arc<Daemon>, old: &Snapshot, new: &Snapshot) -> zbus::Result<()> {
     let server = daemon.bus.object_server();
-    for name in new.stateroots.iter().filter(|name| !old.stateroots.contains(name)) {
-        let path = os_path(name);
-        if is_reserved(&path) {
-            journal::warning(&format!("The stateroot {name} has no object: its path is taken"));
-            continue;
+    // Two names can have one path: the first of them has the object.
+    let owners = |snapshot: &Snapshot| {
+        let mut owners = BTreeMap::new();
+        for name in &snapshot.stateroots {
+            owners.entry(os_path(name)).or_insert_with(|| name.clone());
         }
-        // Two names can have one path; the first has the object.
-        server.at(path.as_str(), Os { daemon: daemon.clone(), name: name.clone() }).await?;
-        server.at(path.as_str(), OsExperimental { daemon: daemon.clone(), name: name.clone() }).await?;
-    }
-    for name in old.stateroots.iter().filter(|name| !new.stateroots.contains(name)) {
-        let path = os_path(name);
+        owners.retain(|path, _| !is_reserved(path));
+        owners
+    };
+    let (before, after) = (owners(old), owners(new));
+    for (path, name) in before.iter().filter(|(path, name)| after.get(*path) != Some(*name)) {
+        journal::note(&format!("The stateroot {name} is gone"));
         server.remove::<Os, _>(path.as_str()).await?;
         server.remove::<OsExperimental, _>(path.as_str()).await?;
+    }
+    for (path, name) in after.iter().filter(|(path, name)| before.get(*path) != Some(*name)) {
+        server.at(path.as_str(), Os { daemon: daemon.clone(), name: name.clone() }).await?;
+        server.at(path.as_str(), OsExperimental { daemon: daemon.clone(), name: name.clone() }).await?;
     }
     let sysroot = server.interface::<_, Sysroot>(SYSROOT_PATH).await?;
     let (object, emitter) = (sysroot.get().await, sysroot.signal_emitter());

@@ -44,7 +44,7 @@ impl Os {
         method: &str,
         action: Action,
     ) -> Result<(), Refusal> {
-        self.daemon.touch();
+        let _call = self.daemon.call();
         Caller::of(connection, header).await?.authorize(connection, method, &BTreeSet::from([action])).await
     }
 
@@ -259,8 +259,7 @@ impl Os {
 
     #[zbus(out_args("bootconfig"))]
     async fn get_deployment_boot_config(&self, deployid: String, is_pending: bool) -> Result<Dict, Refusal> {
-        self.daemon.touch();
-        question::boot_config(&self.daemon.sysroot, &self.name, &deployid, is_pending).await
+        question::boot_config(&self.daemon, &self.name, &deployid, is_pending).await
     }
 
     #[zbus(out_args("transaction_address"))]
@@ -313,8 +312,7 @@ impl Os {
     }
 
     async fn list_repos(&self) -> Result<Vec<Dict>, Refusal> {
-        self.daemon.touch();
-        question::sources(&self.daemon.sysroot, &self.name).await
+        question::sources(&self.daemon, &self.name).await
     }
 
     #[zbus(name = "GetDeploymentsRpmDiff")]
@@ -326,7 +324,7 @@ impl Os {
         deployid1: String,
     ) -> Result<Vec<DiffEntry>, Refusal> {
         self.may(connection, &header, "GetDeploymentsRpmDiff", Action::RepoRefresh).await?;
-        question::deployments_diff(&self.daemon.sysroot, &self.name, &deployid0, &deployid1).await
+        question::deployments_diff(&self.daemon, &self.name, &deployid0, &deployid1).await
     }
 
     #[zbus(name = "GetCachedUpdateRpmDiff", out_args("diff", "details"))]
@@ -369,7 +367,7 @@ impl Os {
     ) -> Result<(Vec<DiffEntry>, Dict), Refusal> {
         drop(packages);
         self.may(connection, &header, "GetCachedDeployRpmDiff", Action::RepoRefresh).await?;
-        question::revision_diff(&self.daemon.sysroot, &self.name, &checked(&revision)?).await
+        question::revision_diff(&self.daemon, &self.name, &checked(&revision)?).await
     }
 
     #[zbus(name = "DownloadDeployRpmDiff", out_args("transaction_address"))]
@@ -402,7 +400,7 @@ impl Os {
     ) -> Result<(Vec<DiffEntry>, Dict), Refusal> {
         drop(packages);
         self.may(connection, &header, "GetCachedRebaseRpmDiff", Action::RepoRefresh).await?;
-        question::revision_diff(&self.daemon.sysroot, &self.name, &checked(&refspec)?).await
+        question::revision_diff(&self.daemon, &self.name, &checked(&refspec)?).await
     }
 
     #[zbus(name = "DownloadRebaseRpmDiff", out_args("transaction_address"))]
@@ -423,18 +421,15 @@ impl Os {
     }
 
     async fn what_provides(&self, provides: Vec<String>) -> Result<Vec<Dict>, Refusal> {
-        self.daemon.touch();
-        packages::ask(&self.daemon.sysroot, &self.name, packages::Kind::Provides, &checked_all(&provides)?).await
+        packages::ask(&self.daemon, &self.name, packages::Kind::Provides, &checked_all(&provides)?).await
     }
 
     async fn get_packages(&self, names: Vec<String>) -> Result<Vec<Dict>, Refusal> {
-        self.daemon.touch();
-        packages::ask(&self.daemon.sysroot, &self.name, packages::Kind::Names, &checked_all(&names)?).await
+        packages::ask(&self.daemon, &self.name, packages::Kind::Names, &checked_all(&names)?).await
     }
 
     async fn search(&self, names: Vec<String>) -> Result<Vec<Dict>, Refusal> {
-        self.daemon.touch();
-        packages::ask(&self.daemon.sysroot, &self.name, packages::Kind::Search, &checked_all(&names)?).await
+        packages::ask(&self.daemon, &self.name, packages::Kind::Search, &checked_all(&names)?).await
     }
 
     #[zbus(property)]

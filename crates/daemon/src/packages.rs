@@ -1,7 +1,7 @@
 //! Questions about packages, answered by this program in a process of its own: libapt belongs to no process that stays.
 
-use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use apt_ostree_bus::Dict;
@@ -10,10 +10,13 @@ use tokio::process::Command;
 use zbus::zvariant::Value;
 
 use crate::refusal::{Answer, Refusal};
+use crate::state::Daemon;
 use crate::wire;
 
 /// Reading a cache that has to be built first takes seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+const MAX_NAMES: usize = 256;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
@@ -36,7 +39,14 @@ pub struct Found {
     pub source: String,
 }
 
-pub(crate) async fn ask(sysroot: &Path, stateroot: &str, kind: Kind, names: &[String]) -> Answer<Vec<Dict>> {
+pub(crate) async fn ask(daemon: &Arc<Daemon>, stateroot: &str, kind: Kind, names: &[String]) -> Answer<Vec<Dict>> {
+    let _call = daemon.call();
+    if names.len() > MAX_NAMES {
+        return Err(Refusal::invalid(format!("More than {MAX_NAMES} names")));
+    }
+    // Each has libapt's cache in its memory.
+    let _turn = daemon.questions.acquire().await.map_err(|e| Refusal::failed(e.to_string()))?;
+    let sysroot = &daemon.sysroot;
     if names.is_empty() {
         return Ok(Vec::new());
     }

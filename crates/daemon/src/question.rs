@@ -1,7 +1,7 @@
 //! Questions about a sysroot: boot configuration, apt sources, package differences. Read with libostree on a thread of its own;
 //! takes no lock and changes nothing.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use apt_ostree_bus::{Dict, DiffEntry};
 use apt_ostree_core::compose::input;
@@ -13,14 +13,17 @@ use apt_ostree_core::{Error, ErrorKind, Result};
 use zbus::zvariant::Value;
 
 use crate::refusal::{Answer, Refusal};
+use crate::state::Daemon;
 use crate::wire;
 
 /// Runs a question away from the thread that answers the bus.
 async fn ask<T: Send + 'static>(
-    sysroot: &Path,
+    daemon: &Arc<Daemon>,
     question: impl FnOnce(&Sysroot) -> Result<T> + Send + 'static,
 ) -> Answer<T> {
-    let sysroot = sysroot.to_owned();
+    let _call = daemon.call();
+    let _turn = daemon.questions.acquire().await.map_err(|e| Refusal::failed(e.to_string()))?;
+    let sysroot = daemon.sysroot.clone();
     let answer = tokio::task::spawn_blocking(move || question(&Sysroot::open(&sysroot)?)).await;
     Ok(answer.map_err(|e| Refusal::failed(e.to_string()))??)
 }
@@ -39,9 +42,9 @@ fn find(sysroot: &Sysroot, stateroot: &str, id: &str, default_booted: bool) -> R
 }
 
 /// `title`, `linux`, `initrd`, `options`, `version` and `staged`; a staged deployment has no entry yet, only arguments.
-pub(crate) async fn boot_config(sysroot: &Path, stateroot: &str, id: &str, pending: bool) -> Answer<Dict> {
+pub(crate) async fn boot_config(daemon: &Arc<Daemon>, stateroot: &str, id: &str, pending: bool) -> Answer<Dict> {
     let (stateroot, id) = (stateroot.to_owned(), id.to_owned());
-    ask(sysroot, move |sysroot| {
+    ask(daemon, move |sysroot| {
         let deployment = find(sysroot, &stateroot, &id, !pending)?;
         let mut dict = wire::plain([("staged", Value::from(deployment.is_staged()))]);
         let keys: &[&str] =
@@ -57,14 +60,18 @@ pub(crate) async fn boot_config(sysroot: &Path, stateroot: &str, id: &str, pendi
 }
 
 /// The apt sources of the deployment that questions are asked of.
-pub(crate) async fn sources(sysroot: &Path, stateroot: &str) -> Answer<Vec<Dict>> {
+pub(crate) async fn sources(daemon: &Arc<Daemon>, stateroot: &str) -> Answer<Vec<Dict>> {
     let stateroot = stateroot.to_owned();
-    ask(sysroot, move |sysroot| {
+    ask(daemon, move |sysroot| {
         let deployment = find(sysroot, &stateroot, "", true)?;
         let mut list = Vec::new();
         for (id, source) in input::named_sources(&sysroot.directory(&deployment).join("etc/apt"))? {
-            let description =
-                format!("{} {} {}", source.uris.join(" "), source.suites.join(" "), source.components.join(" "));
+            let description = format!(
+                "{} {} {}",
+                source.uris.iter().map(|uri| without_password(uri)).collect::<Vec<_>>().join(" "),
+                source.suites.join(" "),
+                source.components.join(" ")
+            );
             let is_devel =
                 ["sid", "unstable", "experimental", "testing"].iter().any(|s| source.suites.iter().any(|x| x == s));
             list.push(wire::plain([
@@ -80,10 +87,25 @@ pub(crate) async fn sources(sysroot: &Path, stateroot: &str) -> Answer<Vec<Dict>
     .await
 }
 
+/// Anybody may ask, and a source may have the password of its archive in its address.
+fn without_password(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
+    let host = rest.split('/').next().unwrap_or_default();
+    match host.rsplit_once('@') {
+        Some((secret, _)) => format!("{scheme}://{}", &rest[secret.len() + 1..]),
+        None => uri.to_owned(),
+    }
+}
+
 /// What is different between two deployments: the booted one and the next one for empty ids.
-pub(crate) async fn deployments_diff(sysroot: &Path, stateroot: &str, from: &str, to: &str) -> Answer<Vec<DiffEntry>> {
+pub(crate) async fn deployments_diff(
+    daemon: &Arc<Daemon>,
+    stateroot: &str,
+    from: &str,
+    to: &str,
+) -> Answer<Vec<DiffEntry>> {
     let (stateroot, from, to) = (stateroot.to_owned(), from.to_owned(), to.to_owned());
-    ask(sysroot, move |sysroot| {
+    ask(daemon, move |sysroot| {
         let (from, to) = (find(sysroot, &stateroot, &from, true)?, find(sysroot, &stateroot, &to, false)?);
         let repo = sysroot.repo();
         let diff = PackageDiff::between(&repo.packages(&from.checksum())?, &repo.packages(&to.checksum())?);
@@ -93,9 +115,13 @@ pub(crate) async fn deployments_diff(sysroot: &Path, stateroot: &str, from: &str
 }
 
 /// From the booted deployment to a revision or ref of the repository.
-pub(crate) async fn revision_diff(sysroot: &Path, stateroot: &str, revision: &str) -> Answer<(Vec<DiffEntry>, Dict)> {
+pub(crate) async fn revision_diff(
+    daemon: &Arc<Daemon>,
+    stateroot: &str,
+    revision: &str,
+) -> Answer<(Vec<DiffEntry>, Dict)> {
     let (stateroot, revision) = (stateroot.to_owned(), revision.to_owned());
-    ask(sysroot, move |sysroot| {
+    ask(daemon, move |sysroot| {
         let deployment = find(sysroot, &stateroot, "", true)?;
         let origin = deployment.origin()?;
         let repo = sysroot.repo();
@@ -152,4 +178,20 @@ fn difference(
         }
     }
     Ok((wire::package_diff(&diff), details))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_stay() {
+        for (uri, shown) in [
+            ("https://user:secret@host/debian", "https://host/debian"),
+            ("http://host/a@b", "http://host/a@b"),
+            ("file:/srv/x", "file:/srv/x"),
+        ] {
+            assert_eq!(without_password(uri), shown);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Lock rules: every lock here is held for a moment and never across an `await`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -82,6 +82,17 @@ pub(crate) struct Client {
     pub(crate) id: String,
 }
 
+/// See [`Daemon::call`].
+#[derive(Debug)]
+pub(crate) struct Call(Arc<Daemon>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+        self.0.touch();
+    }
+}
+
 /// Shared by all objects.
 #[derive(Debug)]
 pub(crate) struct Daemon {
@@ -102,8 +113,14 @@ pub(crate) struct Daemon {
     serial: AtomicU64,
     /// Unique names that left the bus.
     pub(crate) vanished: broadcast::Sender<String>,
-    /// Package differences that were asked for with `Download…RpmDiff`, by their arguments.
-    pub(crate) previews: Mutex<HashMap<String, Report>>,
+    /// One reading of the sysroot after the other, so that the newest is what stays.
+    reloading: tokio::sync::Mutex<()>,
+    /// Questions that start a process or read much: a few at a time, whoever asks.
+    pub(crate) questions: tokio::sync::Semaphore,
+    /// Calls that are being answered, polkit's dialogs among them.
+    calls: AtomicU64,
+    /// The name is about to be given back: nothing new is begun.
+    leaving: AtomicBool,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -127,7 +144,10 @@ impl Daemon {
             rebooting: AtomicBool::new(false),
             serial: AtomicU64::new(0),
             vanished: broadcast::Sender::new(64),
-            previews: Mutex::default(),
+            reloading: tokio::sync::Mutex::default(),
+            questions: tokio::sync::Semaphore::new(2),
+            calls: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
         })
     }
 
@@ -156,8 +176,24 @@ impl Daemon {
 
     /// How long nobody has wanted anything; `None` while somebody does.
     pub(crate) fn idle_for(&self) -> Option<Duration> {
-        let wanted = !lock(&self.clients).is_empty() || lock(&self.slot).is_some();
+        let wanted =
+            !lock(&self.clients).is_empty() || lock(&self.slot).is_some() || self.calls.load(Ordering::Relaxed) > 0;
         (!wanted).then(|| lock(&self.active).elapsed())
+    }
+
+    /// A call that is being answered, until the value is dropped.
+    pub(crate) fn call(self: &Arc<Self>) -> Call {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+        Call(self.clone())
+    }
+
+    /// From here on nothing new is begun; false while something is going on.
+    pub(crate) fn leave(&self) -> bool {
+        self.leaving.store(true, Ordering::Relaxed);
+        let alone = self.idle_for().is_some();
+        self.leaving.store(alone, Ordering::Relaxed);
+        alone
     }
 
     pub(crate) fn client_count(&self) -> usize {
@@ -190,6 +226,7 @@ impl Daemon {
 
     /// Reads the sysroot again and tells the bus of what is different.
     pub(crate) async fn reload(self: &Arc<Self>) -> Result<()> {
+        let _one = self.reloading.lock().await;
         let path = self.sysroot.clone();
         let new = tokio::task::spawn_blocking(move || Snapshot::read(&path))
             .await
@@ -212,12 +249,10 @@ impl Daemon {
 
     /// The only place where a transaction begins. The address to connect to.
     pub(crate) async fn begin(self: &Arc<Self>, mut job: Job, caller: Caller, path: String) -> Answer<String> {
-        self.touch();
+        let _call = self.call();
         caller.authorize(&self.bus, job.method, &job.actions).await?;
         job.set_driver_unit(&caller.unit)?;
-        if self.rebooting.load(Ordering::Relaxed) {
-            return Err(Refusal::new(errors::BUSY, "A reboot is under way"));
-        }
+        self.refuse_at_the_end()?;
         if let Some(address) = self.join(&job)? {
             return Ok(address);
         }
@@ -230,6 +265,7 @@ impl Daemon {
             Arc::new(Transaction::new(&job, caller, &client, path, self.socket(number), self.bus.clone()));
         {
             let mut slot = lock(&self.slot);
+            self.refuse_at_the_end()?;
             // Somebody else was quicker.
             if let Some(other) = slot.as_ref().filter(|t| !t.is_finished()) {
                 return Err(busy(other));
@@ -257,6 +293,16 @@ impl Daemon {
             drop(staged);
         });
         Ok(address)
+    }
+
+    fn refuse_at_the_end(&self) -> Answer<()> {
+        if self.rebooting.load(Ordering::Relaxed) {
+            return Err(Refusal::new(errors::BUSY, "A reboot is under way"));
+        }
+        if self.leaving.load(Ordering::Relaxed) {
+            return Err(Refusal::new(errors::BUSY, "The service is about to end: try again"));
+        }
+        Ok(())
     }
 
     /// The running transaction is what is asked for: its address. Another one is running: busy.
@@ -331,7 +377,8 @@ impl Daemon {
             });
             let done =
                 worker::run(request, unit.as_ref(), transaction.cancelled(), |line| transaction.tell(&line)).await?;
-            report = Report { changed: done.changed || report.changed, ..done };
+            let lines = [report.lines, done.lines].concat();
+            report = Report { changed: done.changed || report.changed, lines, ..done };
         }
         Ok(report)
     }
@@ -358,11 +405,6 @@ impl Daemon {
             "error": text,
         });
         *lock(&self.last) = Some(document);
-        if let Ok(report) = outcome {
-            if report.update.is_some() || report.plan.is_some() {
-                lock(&self.previews).insert(transaction.fingerprint.clone(), report.clone());
-            }
-        }
     }
 
     fn clear(&self, transaction: &Arc<Transaction>) {

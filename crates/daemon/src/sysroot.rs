@@ -25,6 +25,7 @@ impl Sysroot {
         #[zbus(connection)] connection: &Connection,
         options: Dict,
     ) -> Result<(), Refusal> {
+        let _call = self.0.call();
         let caller = Caller::of(connection, &header).await?;
         caller.may_register(connection).await?;
         let id = Given(&options).text("id")?.unwrap_or_else(|| "unknown".into());
@@ -42,7 +43,7 @@ impl Sysroot {
 
     /// Reads the sysroot again: a barrier before properties are read.
     async fn reload(&self) -> Result<(), Refusal> {
-        self.0.touch();
+        let _call = self.0.call();
         Ok(self.0.reload().await?)
     }
 
@@ -52,9 +53,9 @@ impl Sysroot {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Refusal> {
+        let _call = self.0.call();
         let caller = Caller::of(connection, &header).await?;
         caller.authorize(connection, "ReloadConfig", &BTreeSet::from([Action::ReloadDaemon])).await?;
-        self.0.touch();
         self.0.reload_settings().await?;
         objects::settings_changed(connection).await?;
         Ok(self.0.reload().await?)

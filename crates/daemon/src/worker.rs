@@ -28,6 +28,9 @@ pub(crate) async fn run(
     cancelled: watch::Receiver<bool>,
     mut line: impl FnMut(Line),
 ) -> Result<Report> {
+    if *cancelled.borrow() {
+        return Err(Error::new(ErrorKind::Cancelled, "Transaction cancelled"));
+    }
     let document = serde_json::to_vec(request).context(|| "Writing the request")?;
     let Launch { command, generator: _generator } = match unit {
         Some(unit) => launch::worker_unit(&unit.name, &unit.service, &unit.title)?,
@@ -48,6 +51,7 @@ pub(crate) async fn run(
     let mut answer = None;
     let cancel = raised(cancelled.clone());
     tokio::pin!(cancel);
+    let mut ended = false;
     loop {
         tokio::select! {
             next = lines.next_line() => match next {
@@ -58,11 +62,15 @@ pub(crate) async fn run(
                     // Something in the worker wrote to its stdout: not for clients.
                     Err(_) => crate::journal::note(&text),
                 },
-                Ok(None) | Err(_) => break,
+                Ok(None) => break,
+                // A line that is no text. Whatever wrote it, the worker's own lines go on.
+                Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {}
+                Err(_) => break,
             },
-            () = &mut cancel => {
+            // What it had written before stays to be read: a report that was made is the truth.
+            () = &mut cancel, if !ended => {
                 end(&mut child, group, unit).await;
-                break;
+                ended = true;
             }
         }
     }
@@ -103,14 +111,18 @@ async fn clean(sysroot: &Path) -> Result<()> {
 /// Ends the worker and everything it started, also what ignores SIGTERM.
 async fn end(child: &mut Child, group: Group, unit: Option<&Unit>) {
     if let Some(unit) = unit {
-        // SIGTERM, and SIGKILL of the whole control group after the unit's TimeoutStopSec.
-        let stopped = Command::new("systemctl").args(["stop", &unit.name]).stdin(Stdio::null()).status().await;
-        if stopped.is_ok_and(|status| status.success()) {
-            return;
+        // SIGTERM, and SIGKILL of the whole control group after the unit's TimeoutStopSec. A unit that is only about to be started
+        // cannot be stopped yet: systemd-run, which waits for it, tells when it is gone.
+        loop {
+            let mut command = Command::new("systemctl");
+            let stopped = command.args(["stop", &unit.name]).stdin(Stdio::null()).stderr(Stdio::null()).status().await;
+            if stopped.is_ok_and(|status| status.success()) {
+                return;
+            }
+            if tokio::time::timeout(Duration::from_millis(200), child.wait()).await.is_ok() {
+                return;
+            }
         }
-        crate::journal::warning(&format!("systemctl could not stop {}", unit.name));
-        let _ = child.kill().await;
-        return;
     }
     group.signal(Signal::TERM);
     if tokio::time::timeout(GRACE, child.wait()).await.is_err() {

@@ -1,5 +1,6 @@
 //! `internals packages KIND NAME…`: what the service answers `GetPackages`, `WhatProvides` and `Search` with, as JSON.
 
+use std::collections::{HashMap, HashSet};
 use std::process::ExitCode;
 
 use apt_ostree_apt::AptSource;
@@ -40,10 +41,18 @@ pub(crate) fn run(app: &App, args: &PackagesArgs) -> Result<ExitCode, Failure> {
 
 fn names(view: &View, names: &[String]) -> Result<Vec<Found>> {
     let mut found = Vec::new();
-    for name in names {
-        // One unknown name does not hide the others.
-        let records = view.info(&mut AptSource::new(), std::slice::from_ref(name)).unwrap_or_default();
-        found.extend(records.iter().map(|(record, item)| entry(name, record, item)));
+    // One unknown name does not hide the others: only known ones are asked for, all at once.
+    let known = view.list(&mut AptSource::new(), names, Selection { all: true, ..Selection::default() })?;
+    let known: HashSet<&str> = known.iter().map(|item| item.name.as_str()).collect();
+    let asked: Vec<String> =
+        names.iter().filter(|n| known.contains(n.split(':').next().unwrap_or(n))).cloned().collect();
+    if asked.is_empty() {
+        return Ok(found);
+    }
+    for (record, item) in view.info(&mut AptSource::new(), &asked)? {
+        let name = &record.package.name;
+        let key = asked.iter().find(|n| *n == name || n.split(':').next() == Some(name.as_str())).unwrap_or(name);
+        found.push(entry(key, &record, &item));
     }
     Ok(found)
 }
@@ -67,12 +76,12 @@ fn search(view: &View, terms: &[String]) -> Result<Vec<Found>> {
     let hits = view.search(&mut AptSource::new(), terms)?;
     let groups =
         [("match_group_a", hits.name_and_summary), ("match_group_b", hits.name), ("match_group_c", hits.summary)];
-    let all: Vec<String> = groups.iter().flat_map(|(_, list)| list.iter().map(|(name, _)| name.clone())).collect();
-    let items = view.list(&mut AptSource::new(), &all, Selection { all: true, ..Selection::default() })?;
+    let items = view.list(&mut AptSource::new(), &[], Selection { all: true, ..Selection::default() })?;
+    let items: HashMap<&str, &Item> = items.iter().map(|item| (item.name.as_str(), item)).collect();
     let mut found = Vec::new();
     for (key, list) in groups {
         for (name, summary) in list {
-            let Some(item) = items.iter().find(|item| item.name == name) else { continue };
+            let Some(item) = items.get(name.as_str()) else { continue };
             found.push(Found {
                 key: key.into(),
                 name,

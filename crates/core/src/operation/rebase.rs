@@ -47,10 +47,20 @@ pub fn execute(transaction: &mut Transaction<'_>, rebase: &Rebase) -> Result<Rep
     Ok(report)
 }
 
+/// Without the prefix of old.
+fn plain(refspec: &str) -> &str {
+    refspec.strip_prefix("ostree://").unwrap_or(refspec)
+}
+
+/// Whether it names a repository by its path.
+pub fn is_path(refspec: &str) -> bool {
+    plain(refspec).starts_with('/')
+}
+
 /// The refspec meant by the argument and the options, and the local repository it names, if any.
 fn new_refspec(old: &Origin, rebase: &Rebase) -> Result<(String, Option<String>)> {
     let (old_remote, old_branch) = old.remote_and_branch().map_or((None, None), |(r, b)| (r, Some(b)));
-    let text = rebase.refspec.strip_prefix("ostree://").unwrap_or(&rebase.refspec);
+    let text = plain(&rebase.refspec);
     for prefix in [
         "ostree-unverified-registry:",
         "ostree-unverified-image:",
@@ -78,7 +88,7 @@ fn new_refspec(old: &Origin, rebase: &Rebase) -> Result<(String, Option<String>)
     if rebase.remote.is_some() || rebase.branch.is_some() {
         return Err(Error::usage("Give either a refspec or --branch/--remote, not both"));
     }
-    if text.starts_with('/') {
+    if is_path(text) {
         let (repo, branch) = text
             .rsplit_once(':')
             .filter(|(_, b)| !b.is_empty())
