@@ -503,6 +503,8 @@ fn bad_input_is_refused_by_name() {
         (OS, "OS", "PkgChange", vec!["a{sv}asas", "0", "1", &long, "0"], "longer than"),
         (OS, "OS", "Cleanup", vec!["as", "1", "everything"], "Invalid cleanup type: everything"),
         (OS, "OS", "Rebase", vec!["a{sv}sas", "0", "/etc:ref", "0"], "by its path"),
+        (OS, "OS", "DownloadRebaseRpmDiff", vec!["sas", "ostree:///etc:ref", "0"], "by its path"),
+        (OS, "OS", "RefreshMd", vec!["a{sv}", "1", "reboot", "b", "true"], "no meaning"),
         (OS, "OS", "UpdateDeployment", vec!["a{sv}a{sv}", "0", "1", "skip-purge", "b", "true"], "skip-purge"),
         (
             OS,

@@ -151,6 +151,7 @@ impl Target<'_> {
             lock_finalization: given.truth("lock-finalization")?,
             command_line: given.text("initiating-command-line")?.unwrap_or_default(),
         };
+        allowed(&verb, options.reboot)?;
         let title =
             if options.command_line.is_empty() { title(method, &verb, &options) } else { options.command_line.clone() };
         let actions = actions(&verb);
@@ -503,4 +504,167 @@ fn title(method: &str, verb: &Verb, options: &apt_ostree_core::operation::Option
         }
     }
     title
+}
+
+#[cfg(test)]
+mod tests {
+    use apt_ostree_testkit::fuzz::Random;
+
+    use super::*;
+
+    const KEYS: &[&str] = &[
+        "reboot",
+        "allow-downgrade",
+        "no-pull-base",
+        "dry-run",
+        "download-only",
+        "cache-only",
+        "skip-purge",
+        "skip-branch-check",
+        "no-overrides",
+        "no-layering",
+        "no-initramfs",
+        "idempotent-layering",
+        "allow-inactive",
+        "lock-finalization",
+        "apply-live",
+        "register-driver",
+        "custom-origin",
+        "initiating-command-line",
+        "output-to-self",
+        "set-refspec",
+        "set-revision",
+        "install-packages",
+        "uninstall-packages",
+        "install-local-packages",
+        "override-replace-local-packages",
+        "override-remove-packages",
+        "override-reset-packages",
+        "override-replace-packages",
+        "treefile",
+        "final-kernel-args",
+        "append-if-missing",
+        "delete-if-present",
+        "nonsense",
+    ];
+    const TEXTS: &[&str] = &[
+        "",
+        "htop",
+        "kit:kit/debian",
+        "/srv/repo:ref",
+        "ostree:///srv/repo:ref",
+        "a\nb",
+        "\u{7}",
+        "version=13",
+        "..",
+        "é",
+        "x=y",
+        "install a b",
+        ":branch",
+        "remote:",
+        "\u{2028}",
+    ];
+
+    fn target() -> Target<'static> {
+        Target { sysroot: Path::new("/"), stateroot: "debian" }
+    }
+
+    fn value(random: &mut Random) -> Value<'static> {
+        let texts = |random: &mut Random| -> Vec<String> {
+            (0..random.below(4)).map(|_| random.pick(TEXTS).to_owned()).collect()
+        };
+        match random.below(9) {
+            0 | 1 => Value::from(random.below(2) == 1),
+            2 | 3 => Value::from(random.pick(TEXTS).to_owned()),
+            4 | 5 => Value::from(texts(random)),
+            6 => Value::from((random.pick(TEXTS).to_owned(), random.pick(TEXTS).to_owned())),
+            7 => Value::from(random.number()),
+            _ => Value::Value(Box::new(Value::from("x".repeat(random.below(5000))))),
+        }
+    }
+
+    fn dict(random: &mut Random) -> Dict {
+        let mut dict = Dict::new();
+        for _ in 0..random.below(6) {
+            dict.insert((*random.pick(KEYS)).to_owned(), value(random).try_into().unwrap());
+        }
+        dict
+    }
+
+    /// What holds for every job that is let through, whatever was sent.
+    fn check(job: &Job) {
+        assert!(!job.actions.is_empty(), "{job:?}");
+        assert!(!job.title.chars().any(char::is_control), "{job:?}");
+        for request in &job.requests {
+            assert_eq!(request.sysroot, Path::new("/"));
+            assert!(request.verb.is_for_service(), "{request:?}");
+            assert!(!request.options.reboot || request.verb.takes_reboot(), "{request:?}");
+            if let Verb::Rebase(rebase) = &request.verb {
+                assert!(!rebase.refspec.contains("/srv/repo"), "{rebase:?}");
+            }
+            for action in actions(&request.verb) {
+                assert!(job.actions.contains(&action), "{job:?}");
+            }
+        }
+        let live = job.requests.iter().any(|r| matches!(r.verb, Verb::ApplyLive(_)));
+        assert!(!live || job.actions.contains(&Action::ApplyLive));
+    }
+
+    fn inputs() -> u64 {
+        std::env::var("APT_OSTREE_FUZZ").map_or(2000, |n| n.parse().expect("a number"))
+    }
+
+    #[test]
+    fn arguments_of_the_bus() {
+        let mut random = Random::new(1);
+        let mut taken = 0;
+        for _ in 0..inputs() {
+            let (modifiers, options) = (dict(&mut random), dict(&mut random));
+            let job = target().update("UpdateDeployment", &Given(&modifiers), &Given(&options));
+            let lists = [&[random.pick(TEXTS).to_owned()][..], &[], &[]];
+            let kargs = target().kernel_arguments(random.pick(TEXTS), lists, &Given(&options));
+            for job in [job, kargs].iter().flatten() {
+                check(job);
+                taken += 1;
+            }
+        }
+        assert!(taken > inputs() / 20, "hardly anything is taken: {taken}");
+    }
+
+    #[test]
+    fn requests_of_our_own_client() {
+        let good = r#"{"sysroot":"/etc","stateroot":null,"verb":"rebase","refspec":"kit:kit/debian","options":{"reboot":false}}"#;
+        check(&of_request(good, Vec::new(), Path::new("/")).unwrap());
+        let words = [
+            "\"/srv/repo:x\"",
+            "\"ostree:///srv/repo:x\"",
+            "\"refresh-md\"",
+            "\"force\":true",
+            "true",
+            "null",
+            "1e999",
+            "\"rollback\"",
+            "\"compose-tree\"",
+            "\\u0007",
+            "\"changes\":{}",
+            "\"reboot\":true",
+            ",",
+            "{",
+            "}",
+        ];
+        let mut random = Random::new(2);
+        for _ in 0..inputs() {
+            let mut text = good.to_owned();
+            for _ in 0..=random.below(4) {
+                let (from, to) = (random.below(text.len()), random.below(text.len()));
+                let (from, to) = (from.min(to), from.max(to));
+                if to - from < 24 && text.is_char_boundary(from) && text.is_char_boundary(to) {
+                    text.replace_range(from..to, random.pick(&words));
+                }
+            }
+            if let Ok(job) = of_request(&text, Vec::new(), Path::new("/")) {
+                check(&job);
+            }
+        }
+    }
 }
