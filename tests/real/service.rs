@@ -160,6 +160,8 @@ fn an_automatic_update_from_timer_to_reboot() {
     let timer = "apt-ostreed-automatic.timer";
     machine.boot(&format!(
         r#"
+        # There is no network to wait for.
+        systemctl mask --runtime --now systemd-networkd-wait-online.service
         systemctl start apt-ostreed-automatic.service
         journalctl -b -q -o cat -u apt-ostreed-automatic | grep -x 'Automatic updates are not enabled; exiting...' || exit 1
         printf '[Daemon]\nAutomaticUpdatePolicy=check\n' > /etc/apt-ostreed.conf
