@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use apt_ostree_testkit::http::HttpServer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -65,6 +65,8 @@ impl Repo {
         if !files.is_empty() {
             options.insert("subdirs", files.to_vec());
         }
+            // libostree would take a delta, and with it the whole image, for a few of its files.
+            options.insert("disable-static-deltas", true);
         self.run_pull(remote, &options, events)
     }
 
