@@ -185,7 +185,7 @@ fn available(
         remote_error: trust.remote_error,
         ref_has_new_commit: new_base,
         rpm_diff: RpmDiff::new(&diff, layer),
-        advisories: advisory::new_ones(&running.advisories(), &advisories),
+        advisories: advisory::new_ones(&running.advisories(), &advisories, &diff),
         deployment: staged.then(|| pending.id()),
         update_sha256: running.checksum,
     }))
