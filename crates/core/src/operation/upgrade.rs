@@ -150,6 +150,7 @@ fn available(
             let packages = plan.resulting_packages(&repo.packages(&target.checksum)?);
             let advisories = advisories::of_layered(target, plan, &packages, None);
             (packages, advisories)
+    repo.note_looked_at(&commit.checksum)?;
         }
         None => (waiting.clone(), repo.info(&pending.checksum())?.advisories()),
     };
