@@ -65,9 +65,9 @@ impl Repo {
         let options = pull_options(commit, commit_only);
         if !files.is_empty() {
             options.insert("subdirs", files.to_vec());
-        }
             // libostree would take a delta, and with it the whole image, for a few of its files.
             options.insert("disable-static-deltas", true);
+        }
         self.run_pull(remote, &options, events)
     }
 
