@@ -398,8 +398,9 @@ impl App {
                 self.terminal.print(text);
             }
         };
-        self.say_lines(report, false);
-        if how.check || how.preview {
+        let looks = how.check || how.preview;
+        self.say_lines(report, looks);
+        if looks {
             return self.terminal.print(&match &report.update {
                 Some(update) => render::available_update(update, how.preview, how.preview),
                 None if report.lines.is_empty() => "No updates available.\n".into(),

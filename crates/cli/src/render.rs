@@ -434,6 +434,7 @@ The kernel changes: a new initramfs is made
                 output: vec!["one".into(), "two".into()],
                 reproduce: "bwrap --bind x / dpkg --configure bad".into(),
             })),
+            nothing_to_do: false,
         };
         assert_eq!(
             error(&e),

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use apt_ostree_testkit::http::HttpServer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -432,6 +433,138 @@ fn an_update_of_an_image_that_lists_its_packages_in_dpkg_only() {
     assert!(fixture.has_file(&second, "/usr/lib/sysimage/dpkg/info/vim.list"));
     assert_eq!(fixture.cached_update(), Value::Null);
     fixture.ostree(&["fsck"]);
+}
+
+/// libostree prefers a delta even to a few files of a commit, and a delta is the whole image.
+#[test]
+fn an_update_is_looked_at_without_its_delta() {
+    let (fixture, first, second) = an_update("", &[]);
+    let server = fixture.path("server");
+    sh("ostree", &["static-delta", "generate", "--repo", &server, "--from", &first, "--to", &second]);
+    sh("ostree", &["summary", "--update", "--repo", &server]);
+    let http = HttpServer::start(Path::new(&server));
+    fixture.ostree(&["config", "--group=remote \"origin\"", "set", "url", &http.url()]);
+    let check = fixture.run(&["upgrade", "--check"]);
+    assert!(check.status.success(), "{check:?}");
+    assert_eq!((http.count("/deltas/"), http.count(".filez")), (0, 1), "{:?}", http.requests());
+    assert!(fixture.has_file(&second, "/usr/lib/sysimage/dpkg/status") && !fixture.has_file(&second, "/usr/bin/large"));
+    let upgrade = fixture.run(&["upgrade"]);
+    assert!(upgrade.status.success(), "{upgrade:?}");
+    assert_ne!(http.count("/deltas/"), 0, "the image itself comes by the delta: {:?}", http.requests());
+    fixture.ostree(&["fsck"]);
+}
+
+#[test]
+fn what_was_only_looked_at_is_no_image_and_does_not_pile_up() {
+    let (fixture, first, second) = an_update("", &[]);
+    let check = || {
+        let check = fixture.run(&["upgrade", "--check"]);
+        assert_eq!(check.status.code(), Some(0), "{check:?}");
+    };
+    check();
+    for args in [&["deploy", "--cache-only", "--skip-branch-check", &second][..], &["rebase", &second]] {
+        let refused = fixture.run(args);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("Commit {second} of ")) && said.contains("is not here in full"), "{said}");
+    }
+    let has = |object: &str| {
+        let mut command = Command::new("ostree");
+        command.args(["show", "--raw", "--repo", &fixture.repo(), object]).output().unwrap().status.success()
+    };
+    let objects = || walk(&Path::new(&fixture.repo()).join("objects"));
+    let after_one = objects();
+    // By the way: a commit that somebody pulled, which no ref names.
+    let unrelated = fixture.ostree(&["commit", "--orphan", "--tree=ref=origin:debian/13/amd64/minimal"]);
+    let status = Path::new(&fixture.path("tree")).join("usr/lib/sysimage/dpkg/status");
+    let text = std::fs::read_to_string(&status).unwrap();
+    std::fs::write(&status, text.replace("9.1.1230-3", "9.1.1230-4")).unwrap();
+    let third = fixture.commit("13.3", 1_700_200_000, "", &[]);
+    check();
+    assert!(has(&first) && !has(&second) && has(&third) && has(unrelated.trim()));
+    assert!(!Path::new(&fixture.repo()).join(format!("state/{second}.commitpartial")).exists());
+    assert_eq!(objects().len(), after_one.len() + 1, "the unrelated commit is all that was added");
+    assert_eq!(fixture.cached_update()["version"], "13.3");
+    fixture.ostree(&["fsck"]);
+    check();
+    assert!(has(&third));
+    // Looking back at what is here in full loses nothing of it.
+    assert!(fixture.run(&["deploy", "--preview", &first]).status.success());
+    assert!(has(&first) && !has(&third));
+    assert!(fixture.run(&["upgrade"]).status.success());
+    assert_eq!(fixture.json(&["status", "--json"])["deployments"][0]["checksum"], third.as_str());
+    fixture.ostree(&["fsck"]);
+}
+
+/// All files below a directory.
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn what_failed_to_boot_is_no_update() {
+    let (fixture, first, second) = an_update(BASE_2, &[]);
+    let check = fixture.run(&["upgrade", "--check"]);
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+    assert_ne!(fixture.cached_update(), Value::Null);
+    let var = Path::new(&fixture.sysroot()).join("ostree/deploy/debian/var");
+    let cached = var.join("cache/apt-ostree/cached-update.json");
+    let reports = var.join("lib/apt-ostree/health");
+    std::fs::create_dir_all(&reports).unwrap();
+    let report =
+        json!({"deployment": format!("{second}.0"), "time": 1_700_200_000, "good": false, "reason": "it hung"});
+    std::fs::write(reports.join(format!("{second}.0.json")), report.to_string()).unwrap();
+    let why = format!("would be the same as {second}.0, which failed to boot at 2023-11-17T05:46:40Z: it hung");
+
+    for args in [&["upgrade", "--check"][..], &["upgrade", "--preview"], &["upgrade", "--check", "--quiet"]] {
+        let output = fixture.run(args);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(77), "{output:?}");
+        assert!(said.ends_with(&format!("The update {why}\nNo updates available.\n")), "{said}");
+        assert!(!cached.exists());
+    }
+    let forced = fixture.run(&["upgrade", "--check", "--allow-failed"]);
+    assert!(forced.status.success() && cached.exists(), "{forced:?}");
+    // A person is refused, with a way around it.
+    let refused = fixture.run(&["upgrade"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("error: The new deployment {why}")) && said.contains("--allow-failed"), "{said}");
+    assert!(!cached.exists());
+    // Nobody's run has nothing to do.
+    let settings =
+        Path::new(&fixture.sysroot()).join(format!("ostree/deploy/debian/deploy/{first}.0/etc/apt-ostreed.conf"));
+    for policy in ["check", "stage", "apply"] {
+        std::fs::write(&settings, format!("[Daemon]\nAutomaticUpdatePolicy={policy}\n")).unwrap();
+        let output = fixture.run(&["upgrade", "--quiet", "--trigger-automatic-update-policy"]);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && said.contains(&why) && !said.contains("error:"), "{said}");
+    }
+    assert_eq!(fixture.json(&["status", "--json"])["deployments"].as_array().unwrap().len(), 1);
+    // The next one is one again.
+    std::fs::write(Path::new(&fixture.path("tree")).join("usr/bin/large"), "mended").unwrap();
+    fixture.commit("13.3", 1_700_300_000, BASE_2, &[]);
+    let check = fixture.run(&["upgrade", "--check"]);
+    assert!(check.status.success() && cached.exists(), "{check:?}");
+}
+
+/// Whether something changes is a matter of the commit: a new image can have the same versions of everything.
+#[test]
+fn a_new_image_with_the_same_packages_is_a_change() {
+    let (fixture, first, second) = an_update(BASE_1, &[]);
+    let outcome = |args: &[&str]| {
+        let output = fixture.run(args);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), report["changed"].as_bool().unwrap())
+    };
+    assert!(outcome(&["upgrade", "--dry-run", "--json"]).1);
+    let preview = |revision: &str| outcome(&["deploy", "--preview", "--json", "--unchanged-exit-77", revision]);
+    assert_eq!(preview(&second), (Some(0), true));
+    assert_eq!(preview(&first), (Some(77), false));
+    assert!(fixture.run(&["upgrade"]).status.success());
+    assert_eq!(outcome(&["upgrade", "--dry-run", "--json", "--unchanged-exit-77"]), (Some(77), false));
+    assert_eq!((preview(&second), preview(&first)), ((Some(77), false), (Some(0), true)));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::model::advisory::Advisory;
 use crate::model::diff::{ChangeKind, PackageChange, PackageDiff};
 use crate::model::package::PackageId;
 use crate::model::version;
+use crate::repo::Repo;
 use crate::status::DeploymentStatus;
 use crate::sysroot::Sysroot;
 
@@ -138,19 +139,28 @@ impl CachedUpdate {
         self.rpm_diff.as_ref().map(RpmDiff::diff).unwrap_or_default()
     }
 
-    /// Whether one of the deployments is this update.
-    pub fn is_deployed(&self, deployments: &[DeploymentStatus]) -> bool {
-        deployments.iter().any(|d| {
-            self.deployment.as_ref() == Some(&d.id)
-                || self.ref_has_new_commit && d.osname == self.osname && d.base() == self.checksum
-        })
+    /// Whether the next boot brings this update, by whichever deployment: one that was staged may have made room for another
+    /// one that has the same and more.
+    pub fn is_deployed(&self, repo: &Repo, deployments: &[DeploymentStatus]) -> bool {
+        let Some(first) = deployments.iter().find(|d| d.osname == self.osname) else { return false };
+        (!self.ref_has_new_commit || first.base() == self.checksum)
+            && repo.packages(&first.checksum).is_ok_and(|packages| self.is_in(&packages))
+    }
+
+    /// Whether a tree with these packages has what the update makes newer or adds.
+    fn is_in(&self, packages: &[PackageId]) -> bool {
+        let has = |new: &PackageId| {
+            packages.iter().any(|p| p.name == new.name && p.arch == new.arch && version::evr(&p.version) == new.version)
+        };
+        self.diff().changes.iter().filter_map(|change| change.new.as_ref()).all(has)
     }
 }
 
 /// The update that is known of, if it is still one: told against what runs now, of the branch that is followed now.
 pub fn read(sysroot: &Sysroot, stateroot: &str) -> Option<CachedUpdate> {
     let text = std::fs::read_to_string(path(sysroot, stateroot)).ok()?;
-    let update: CachedUpdate = serde_json::from_str(&text).ok()?;
+    let mut update: CachedUpdate = serde_json::from_str(&text).ok()?;
+    update.deployment.take_if(|id| sysroot.deployments().iter().all(|d| d.id() != *id));
     let current = sysroot.current(stateroot)?;
     let followed = sysroot.pending(stateroot).and_then(|d| d.origin()).is_ok_and(|o| o.refspec == update.origin);
     (update.osname == stateroot && update.update_sha256 == current.checksum() && followed).then_some(update)
@@ -207,6 +217,18 @@ mod tests {
         );
         assert_eq!(rows.diff(), diff);
         assert_eq!(RpmDiff::new(&PackageDiff::default(), layer), None);
+    }
+
+    #[test]
+    fn a_tree_has_it_by_its_packages() {
+        let id = |n: &str, v: &str| PackageId::new(n, v, "amd64");
+        let (old, new) = ([id("a", "1:1-1"), id("c", "1")], [id("a", "1:1-2"), id("d", "0:1")]);
+        let diff = PackageDiff::between(&old, &new);
+        let update = CachedUpdate { rpm_diff: RpmDiff::new(&diff, |_| Layer::Base), ..CachedUpdate::default() };
+        assert!(update.is_in(&new) && !update.is_in(&old));
+        assert!(update.is_in(&[id("a", "1:1-2"), id("d", "0:1"), id("installed-later", "1")]));
+        assert!(!update.is_in(&[id("a", "1:1-3"), id("d", "0:1")]), "another version");
+        assert!(CachedUpdate::default().is_in(&[]));
     }
 
     #[test]

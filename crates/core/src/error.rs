@@ -66,13 +66,16 @@ pub struct Error {
     /// What to do next; each a full sentence.
     pub hints: Vec<String>,
     pub script: Option<Box<ScriptFailure>>,
+    /// What was refused is refused to a person who asks for it; to a run that nobody watches there is nothing to do.
+    #[serde(default)]
+    pub nothing_to_do: bool,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, chain: vec![message.into()], hints: Vec::new(), script: None }
+        Self { kind, chain: vec![message.into()], hints: Vec::new(), script: None, nothing_to_do: false }
     }
 
     /// An error of no special kind.
@@ -94,6 +97,12 @@ impl Error {
     #[must_use]
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.kind = kind;
+        self
+    }
+
+    #[must_use]
+    pub fn nothing_to_do(mut self) -> Self {
+        self.nothing_to_do = true;
         self
     }
 

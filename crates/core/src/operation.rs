@@ -306,6 +306,9 @@ pub struct Report {
     pub changed: bool,
     /// The deployment was staged for the next shutdown, not written directly.
     pub staged: bool,
+    /// Nothing was made, as the update is staged already; a reboot was asked for, and the policy `apply` takes it for due.
+    #[serde(default)]
+    pub reboot_due: bool,
     /// Lines to print, in order, on stdout: `No upgrade available.`, `Freed: …`.
     pub lines: Vec<String>,
     /// Printed in block form after a change.

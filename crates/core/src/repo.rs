@@ -10,6 +10,7 @@
 //! | `local/SHA256.deb` | local packages that an origin asks for |
 //! | `apt/{lists,cache,archives,etc}` | libapt's state, see [`crate::source::SourceConfig::state`] |
 //! | `apt/keyrings/` | copies of keyrings that apt sources name, see [`crate::operation::sources`] |
+//! | `looked-at` | the commit that was last looked at without being pulled, see [`Repo::note_looked_at`] |
 //! | `log/` | logs of the last transactions, see [`crate::operation::log`] |
 //! | `compose.lock` | held by a compose that uses `tmp/` |
 //! | `tmp/` | scratch of the running transaction, emptied by the next one |

@@ -219,8 +219,8 @@ fn run_diff(app: &App, args: &DbArgs, diff: &DiffArgs) -> Result<(), Failure> {
         to.checksum = repo.info(&to.checksum)?.base().to_owned();
     }
     let packages = PackageDiff::between(&repo.packages(&from.checksum)?, &repo.packages(&to.checksum)?);
-    let advisories =
-        advisory::new_ones(&repo.info(&from.checksum)?.advisories(), &repo.info(&to.checksum)?.advisories());
+    let recorded = |side: &Side| repo.info(&side.checksum).map(|info| info.advisories());
+    let advisories = advisory::new_ones(&recorded(&from)?, &recorded(&to)?, &packages);
     if diff.format == "json" {
         app.print_json(&json!({
             "ostree-commit-from": from.checksum,

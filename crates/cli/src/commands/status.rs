@@ -76,6 +76,8 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
     let pending = status.deployments.first().is_some_and(|d| !d.booted);
     let diff = pending_diff(&sysroot.repo(), &status);
     let live_diff = live_diff(&sysroot.repo(), &status);
+    let update_is_deployed =
+        status.cached_update.as_ref().is_some_and(|u| u.is_deployed(&sysroot.repo(), &status.deployments));
     if args.booted {
         status.deployments.retain(|d| d.booted);
     }
@@ -91,7 +93,8 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
             verbose: args.verbose,
             advisories: args.advisories || args.verbose,
             automatic,
-            security: pending_advisories(&sysroot.repo(), &status),
+            security: pending_advisories(&sysroot.repo(), &status, &diff),
+            update_is_deployed,
             diff,
             live_diff,
             running,
@@ -138,14 +141,14 @@ fn pending_diff(repo: &Repo, status: &SysrootStatus) -> PackageDiff {
     }
 }
 
-/// Security updates that the next boot brings.
-fn pending_advisories(repo: &Repo, status: &SysrootStatus) -> Vec<Advisory> {
+/// Security updates that the next boot brings; `diff` are the packages that it changes.
+fn pending_advisories(repo: &Repo, status: &SysrootStatus, diff: &PackageDiff) -> Vec<Advisory> {
     let booted = status.deployments.iter().find(|d| d.booted);
     let (Some(first), Some(booted)) = (status.deployments.first().filter(|d| !d.booted), booted) else {
         return Vec::new();
     };
     let list = |d: &DeploymentStatus| repo.info(&d.checksum).map(|info| info.advisories()).unwrap_or_default();
-    advisory::new_ones(&list(booted), &list(first))
+    advisory::new_ones(&list(booted), &list(first), diff)
 }
 
 /// What is said of updates that come by themselves. Mistakes in the settings are for those to tell who use them.
@@ -170,6 +173,7 @@ pub(crate) fn deployment(terminal: &Terminal, d: &DeploymentStatus, verbose: boo
         advisories: verbose,
         automatic: String::new(),
         security: Vec::new(),
+        update_is_deployed: false,
         diff: PackageDiff::default(),
         live_diff: PackageDiff::default(),
         running: None,
@@ -195,6 +199,8 @@ struct Text<'a> {
     automatic: String,
     /// Security updates of the first deployment against the booted one.
     security: Vec<Advisory>,
+    /// The next boot brings the update that is known of.
+    update_is_deployed: bool,
     /// Of the first deployment against the booted one.
     diff: PackageDiff,
     /// Of the running tree against the booted deployment.
@@ -221,7 +227,7 @@ impl Text<'_> {
             }
             text += &self.deployment(deployment, index, stateroots.len() > 1);
         }
-        let update = status.cached_update.as_ref().filter(|u| !booted_only && !u.is_deployed(&status.deployments));
+        let update = status.cached_update.as_ref().filter(|_| !booted_only && !self.update_is_deployed);
         if let Some(update) = update {
             text += &format!("\n{}", available_update(update, self.verbose, self.advisories));
         }

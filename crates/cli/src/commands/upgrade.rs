@@ -56,7 +56,7 @@ fn policy(app: &App, stateroot: &StaterootArg) -> Result<UpdatePolicy> {
     Ok(settings::of_sysroot(&sysroot, stateroot.stateroot.as_deref())?.update_policy)
 }
 
-/// What the timer starts. That there is no update is no failure of its service.
+/// What the timer starts. That there is no update, or none but one that failed to boot, is no failure of its service.
 fn run_automatic(app: &App, args: UpgradeArgs) -> Result<ExitCode, Failure> {
     let policy = policy(app, &args.stateroot)?;
     let Some((verb, mut options)) = automatic::transaction(policy) else {
@@ -73,7 +73,11 @@ fn run_automatic(app: &App, args: UpgradeArgs) -> Result<ExitCode, Failure> {
         check: policy == UpdatePolicy::Check,
         ..Transaction::default()
     };
-    app.transaction(verb, how).map(|_| ExitCode::SUCCESS)
+    match app.transaction(verb, how) {
+        Err(Failure::Error(error)) if error.nothing_to_do => app.terminal.notice(&error.to_string()),
+        outcome => drop(outcome?),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn run(app: &App, args: UpgradeArgs) -> Result<ExitCode, Failure> {

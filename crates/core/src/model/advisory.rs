@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::changelog::Entry;
+use super::diff::{ChangeKind, PackageDiff};
 use super::package::PackageId;
 
 /// What makes an archive one for security updates: a field of its Release file, and the value or the end of it.
@@ -156,9 +157,16 @@ pub fn group<'a>(packages: impl Iterator<Item = (&'a str, &'a PackageId)>) -> Ve
     list
 }
 
-/// What `to` has and `from` has not, by name.
-pub fn new_ones(from: &[Advisory], to: &[Advisory]) -> Vec<Advisory> {
-    to.iter().filter(|a| from.iter().all(|old| old.id != a.id)).cloned().collect()
+/// What `to` has and `from` has not, by name, of packages that are new or newer in the difference between the two: a tree
+/// that records none may well have the packages of the other one.
+pub fn new_ones(from: &[Advisory], to: &[Advisory], diff: &PackageDiff) -> Vec<Advisory> {
+    let newer: Vec<String> = [ChangeKind::Added, ChangeKind::Upgraded]
+        .into_iter()
+        .flat_map(|kind| diff.of(kind))
+        .filter_map(|change| Some(change.new.as_ref()?.nevra()))
+        .collect();
+    let is_new = |a: &&Advisory| from.iter().all(|old| old.id != a.id) && a.packages.iter().any(|p| newer.contains(p));
+    to.iter().filter(is_new).cloned().collect()
 }
 
 /// `1 unknown severity, 2 important`, from the least severe on; empty for none.
@@ -228,7 +236,9 @@ mod tests {
         );
         let back: Vec<Advisory> = serde_json::from_value(serde_json::to_value(&list).unwrap()).unwrap();
         assert_eq!(back, list);
-        assert_eq!(new_ones(&list[..1], &list), list[1..]);
+        let diff = PackageDiff::between(&[PackageId::new("openssl", "3.5.1-1", "amd64")], &[openssl, libssl]);
+        assert_eq!(new_ones(&list[..1], &list, &diff), list[1..]);
+        assert_eq!(new_ones(&[], &list, &PackageDiff::default()), [], "the packages were there already");
         assert_eq!(summary(&list), "2 unknown severity");
         list[0].severity = 3;
         assert_eq!(summary(&list), "1 unknown severity, 1 important");

@@ -17,7 +17,8 @@ pub fn policy(mode: &str, settings: &Settings) -> Result<UpdatePolicy> {
 }
 
 /// The transaction; `None` where nothing is to be done. A deployment that failed to boot is not made again by it, as by no
-/// `upgrade` ([`super::transaction::Transaction::refuse_failed_boots`]).
+/// `upgrade` ([`super::transaction::Transaction::refuse_failed_boots`]); here that is no failure
+/// ([`Error::nothing_to_do`]). `apply` also restarts into an update that is staged already ([`super::Report::reboot_due`]).
 pub fn transaction(policy: UpdatePolicy) -> Option<(Verb, Options)> {
     let upgrade = |check| Verb::Upgrade {
         changes: PackageChanges::default(),

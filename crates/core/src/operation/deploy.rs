@@ -62,7 +62,15 @@ pub fn execute(transaction: &mut Transaction<'_>, deploy: &Deploy<'_>) -> Result
     }
     let preview = super::Options { dry_run: true, ..transaction.options.clone() };
     let mut report = if deploy.preview {
-        transaction.with_options(&preview, |t| t.make_deployment(&origin, &commit, deploy.changes, false))?
+        let report =
+            transaction.with_options(&preview, |t| t.make_deployment(&origin, &commit, deploy.changes, false))?;
+        // It shows trees: that the origin would name another commit is nothing to show.
+        let digest = report.plan.as_deref().filter(|_| origin.is_layered()).map(|plan| &plan.input_digest);
+        let same = match digest {
+            Some(digest) => transaction.repo.info(&pending.checksum())?.state_digest.as_ref() == Some(digest),
+            None => commit == pending.checksum(),
+        };
+        Report { changed: !same, ..report }
     } else {
         transaction.make_deployment(&origin, &commit, deploy.changes, false)?
     };

@@ -92,15 +92,34 @@ impl<'a> Transaction<'a> {
         self.failed_boots = verification::failed_boots(&self.sysroot, &self.stateroot);
     }
 
+    /// From now on it is not: for a plan that is not carried out.
+    pub fn accept_failed_boots(&mut self) {
+        self.failed_boots.clear();
+    }
+
+    /// Which deployment that failed to boot and is refused this one would be the same as, and how that failed. By its commit, or by the
+    /// digest of its inputs.
+    pub fn failed_again(&self, commit: &str, digest: Option<&str>) -> Option<String> {
+        let report = verification::failed_before(&self.failed_boots, commit, digest)?;
+        let (deployment, time) = (&report.deployment, iso8601(report.time));
+        Some(format!("would be the same as {deployment}, which failed to boot at {time}: {}", report.cause()))
+    }
+
     fn check_failed_boots(&self, commit: &str, digest: Option<&str>) -> Result<()> {
-        let Some(report) = verification::failed_before(&self.failed_boots, commit, digest) else { return Ok(()) };
-        Err(Error::usage(format!(
-            "The new deployment would be the same as {}, which failed to boot at {}: {}",
-            report.deployment,
-            iso8601(report.time),
-            report.cause()
-        ))
-        .hint("A newer image or newer packages make another one. --allow-failed deploys this one once more."))
+        let Some(failed) = self.failed_again(commit, digest) else { return Ok(()) };
+        Err(Error::usage(format!("The new deployment {failed}"))
+            .nothing_to_do()
+            .hint("A newer image or newer packages make another one. --allow-failed deploys this one once more."))
+    }
+
+    /// An error for a commit of which only a part is here, as it was looked at or its pull was cut short.
+    pub fn require_whole(&self, commit: &str, refspec: &str) -> Result<()> {
+        if !self.repo.is_partial(commit)? {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotFound, format!("Commit {commit} of {refspec} is not here in full"))
+            .hint("It was only looked at, or its pull was cut short: run the command again with the network.")
+            .hint(format!("Without a branch to take it from: ostree pull REMOTE {commit}")))
     }
 
     /// The deployment that a change starts from.
@@ -196,6 +215,9 @@ impl<'a> Transaction<'a> {
         changes: &PackageChanges,
         fresh_indexes: bool,
     ) -> Result<Report> {
+        if !self.options.dry_run {
+            self.require_whole(base_commit, &origin.refspec)?;
+        }
         let pending = self.pending()?;
         let pending_info = self.repo.info(&pending.checksum())?;
         let mut report = Report::default();
@@ -216,13 +238,13 @@ impl<'a> Transaction<'a> {
             if !self.options.dry_run {
                 report_base_upgrades(&plan, self.ports.events);
             }
+            let unchanged = pending_info.state_digest.as_deref() == Some(&plan.input_digest) && pending_info.layered;
             if self.options.dry_run {
                 report.diff = plan.diff.clone();
-                report.changed = true;
+                report.changed = !unchanged || pending.origin()? != *origin;
                 report.plan = Some(Box::new(plan));
                 return Ok(report);
             }
-            let unchanged = pending_info.state_digest.as_deref() == Some(&plan.input_digest) && pending_info.layered;
             if unchanged {
                 (pending.checksum(), plan)
             } else {
@@ -345,6 +367,7 @@ impl<'a> Transaction<'a> {
             .find(|d| d.checksum() == commit && d.is_unmodified() && !d.is_staged());
         let tree = match deployed {
             Some(deployment) => self.sysroot.directory(&deployment),
+            // Of a dry run: `make_deployment` refuses it otherwise.
             None if self.repo.is_partial(commit)? => self.glimpse(commit)?,
             None => match self.repo.existing_checkout(commit)? {
                 Some(tree) => tree,
@@ -365,11 +388,6 @@ impl<'a> Transaction<'a> {
 
     /// What a plan is made with, of a base that was only looked at.
     fn glimpse(&self, commit: &str) -> Result<PathBuf> {
-        if !self.options.dry_run {
-            return Err(Error::failed(format!("The base commit {commit} is not here in full")).hint(
-                "A pull of it was cut short, or it was only looked at: run the command again, with the network.",
-            ));
-        }
         let directory = self.repo.extension("tmp")?.join(GLIMPSE);
         crate::repo::remove_tree(&directory)?;
         self.repo.write_files(commit, PLANNING_FILES, &directory)?;
@@ -390,7 +408,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Those of the machine; defaults where there is none yet.
-    fn settings(&self) -> Result<Settings> {
+    pub(super) fn settings(&self) -> Result<Settings> {
         self.machine_etc().map_or_else(|| Ok(Settings::default()), |etc| crate::settings::read(&etc))
     }
 

@@ -7,15 +7,20 @@ use super::transaction::{PLANNING_FILES, Transaction};
 use super::{PackageChanges, Report};
 use crate::advisories;
 use crate::cached_update::{self, CachedUpdate, Layer, RpmDiff};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::event::EventSinkExt;
 use crate::model::advisory;
 use crate::model::diff::{ChangeKind, PackageDiff};
 use crate::model::origin::Origin;
+use crate::model::settings::UpdatePolicy;
 use crate::plan::Plan;
 use crate::repo::DPKG_STATUS;
 use crate::repo::metadata::CommitInfo;
 use crate::status::Trust;
+
+/// rpm-ostree's words, of `upgrade` and of `--check` and `--preview`.
+const NO_UPGRADE: &str = "No upgrade available.";
+const NO_UPDATES: &str = "No updates available.";
 
 /// What `upgrade` was asked besides the package changes.
 #[derive(Clone, Copy, Debug)]
@@ -58,15 +63,57 @@ pub fn execute(transaction: &mut Transaction<'_>, upgrade: &Upgrade<'_>) -> Resu
     if upgrade.preview {
         return preview(transaction, &origin, &target, upgrade.changes);
     }
-    let mut report = transaction.make_deployment(&origin, &target.checksum, upgrade.changes, true)?;
+    let outcome = transaction.make_deployment(&origin, &target.checksum, upgrade.changes, true);
+    if matches!(&outcome, Err(error) if error.nothing_to_do) && !transaction.options.dry_run {
+        remember(transaction, None);
+    }
+    let mut report = outcome?;
     if !transaction.options.dry_run {
-        let update = available(transaction, &origin, &target, report.plan.as_deref());
-        remember(transaction, update.unwrap_or_else(|e| without_update(transaction, &e)).as_ref());
+        conclude(transaction, &origin, &target, &mut report)?;
     }
     if !report.changed && report.lines.is_empty() {
-        report.lines.push("No upgrade available.".into());
+        report.lines.push(NO_UPGRADE.into());
     }
     Ok(report)
+}
+
+/// What there is to say and to remember of an upgrade that was done, or had nothing to do.
+fn conclude(transaction: &Transaction<'_>, origin: &Origin, target: &CommitInfo, report: &mut Report) -> Result<()> {
+    // Nothing was made, because the pending deployment is the newest one.
+    if !report.changed && report.plan.is_none() {
+        let pending = transaction.repo.info(&transaction.pending()?.checksum())?;
+        if let Some(failed) = failed_update(transaction, &pending.checksum, pending.state_digest.as_deref())? {
+            remember(transaction, None);
+            report.lines = vec![failed, NO_UPGRADE.into()];
+            return Ok(());
+        }
+    }
+    let update = available(transaction, origin, target, report.plan.as_deref());
+    let update = update.unwrap_or_else(|e| without_update(transaction, &e));
+    remember(transaction, update.as_ref());
+    report.reboot_due = !report.changed && update.is_some_and(|update| waits_for_reboot(transaction, &update));
+    Ok(())
+}
+
+/// Why what an upgrade comes to is none: it failed to boot, and something else runs.
+fn failed_update(transaction: &Transaction<'_>, commit: &str, digest: Option<&str>) -> Result<Option<String>> {
+    let Some(failed) = transaction.failed_again(commit, digest) else { return Ok(None) };
+    if let Some(current) = transaction.sysroot.current(&transaction.stateroot) {
+        let running = transaction.repo.info(&current.checksum())?;
+        if running.checksum == commit || (digest.is_some() && running.state_digest.as_deref() == digest) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(format!("The update {failed}")))
+}
+
+/// The policy `apply` restarts a machine also where the update was staged by somebody else: nobody else would, and the next
+/// run finds nothing to do again.
+fn waits_for_reboot(transaction: &Transaction<'_>, update: &CachedUpdate) -> bool {
+    let applies = || transaction.settings().is_ok_and(|settings| settings.update_policy == UpdatePolicy::Apply);
+    let deployments = transaction.sysroot.deployments();
+    let staged = deployments.first().filter(|first| first.is_staged() && !first.is_finalization_locked());
+    transaction.options.reboot && staged.is_some_and(|first| update.deployment == Some(first.id())) && applies()
 }
 
 /// Pulls the branch of the origin and returns its head.
@@ -82,13 +129,7 @@ pub fn newest_base(transaction: &mut Transaction<'_>, origin: &Origin) -> Result
         Some(remote) => transaction.repo.resolve(&format!("{remote}:{branch}"))?,
         None => transaction.repo.resolve(branch)?,
     };
-    if transaction.repo.is_partial(&commit)? {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            format!("Commit {commit} of {} is not here in full", origin.refspec),
-        )
-        .hint("Its pull was cut short: run the command again with the network."));
-    }
+    transaction.require_whole(&commit, &origin.refspec)?;
     transaction.repo.info(&commit)
 }
 
@@ -109,6 +150,7 @@ pub fn look_at(transaction: &Transaction<'_>, origin: &Origin, remote: &str, com
     let status = if commit.packages().is_none() { DPKG_STATUS } else { &[] };
     let files: Vec<String> = planning.iter().chain(status).map(|path| format!("/{path}")).collect();
     let repo = &transaction.repo;
+    repo.note_looked_at(&commit.checksum)?;
     if files.is_empty() || !repo.is_partial(&commit.checksum)? {
         return Ok(());
     }
@@ -123,11 +165,20 @@ fn preview(
     changes: &PackageChanges,
 ) -> Result<Report> {
     let options = super::Options { dry_run: true, ..transaction.options.clone() };
-    let report = transaction.with_options(&options, |t| t.make_deployment(origin, &target.checksum, changes, true))?;
+    let report = transaction.with_options(&options, |t| {
+        t.accept_failed_boots();
+        t.make_deployment(origin, &target.checksum, changes, true)
+    })?;
+    let digest = report.plan.as_deref().filter(|_| origin.is_layered()).map(|plan| plan.input_digest.as_str());
+    let commit = if digest.is_none() { &target.checksum } else { "" };
+    if let Some(failed) = failed_update(transaction, commit, digest)? {
+        remember(transaction, None);
+        return Ok(Report { lines: vec![failed, NO_UPDATES.into()], ..Report::default() });
+    }
     let update = available(transaction, origin, target, report.plan.as_deref())?;
     remember(transaction, update.as_ref());
     if update.is_none() {
-        return Ok(Report { lines: vec!["No updates available.".into()], ..Report::default() });
+        return Ok(Report { lines: vec![NO_UPDATES.into()], ..Report::default() });
     }
     Ok(Report { update: update.map(Box::new), ..report })
 }
@@ -185,7 +236,7 @@ fn available(
         remote_error: trust.remote_error,
         ref_has_new_commit: new_base,
         rpm_diff: RpmDiff::new(&diff, layer),
-        advisories: advisory::new_ones(&running.advisories(), &advisories),
+        advisories: advisory::new_ones(&running.advisories(), &advisories, &diff),
         deployment: staged.then(|| pending.id()),
         update_sha256: running.checksum,
     }))

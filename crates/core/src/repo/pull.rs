@@ -12,6 +12,7 @@ use super::Repo;
 use super::metadata::CommitInfo;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Event, EventSink, EventSinkExt, NullSink};
+use crate::model::origin::is_checksum;
 use crate::model::size::human_size;
 
 /// How often a running pull says how far it is.
@@ -64,8 +65,43 @@ impl Repo {
         let options = pull_options(commit, commit_only);
         if !files.is_empty() {
             options.insert("subdirs", files.to_vec());
+            // libostree would take a delta, and with it the whole image, for a few of its files.
+            options.insert("disable-static-deltas", true);
         }
         self.run_pull(remote, &options, events)
+    }
+
+    /// Takes a note of the commit that is looked at. The one before goes, with all that only it has, unless it is here in full
+    /// by now: a machine that only looks would keep a little of every image.
+    pub fn note_looked_at(&self, commit: &str) -> Result<()> {
+        let note = self.extension_path("looked-at");
+        let last = std::fs::read_to_string(&note).unwrap_or_default().trim().to_owned();
+        if last == commit {
+            return Ok(());
+        }
+        if is_checksum(&last) && self.has_commit(&last)? && self.is_partial(&last)? {
+            self.drop_commit(&last).context(|| format!("Dropping commit {last}, which was only looked at"))?;
+        }
+        let write = || -> Result<()> {
+            std::fs::create_dir_all(self.extension_path(""))?;
+            Ok(std::fs::write(&note, format!("{commit}\n"))?)
+        };
+        write().context(|| format!("Writing {}", note.display()))
+    }
+
+    /// Removes a commit that no ref names, and what is in no other commit.
+    fn drop_commit(&self, commit: &str) -> Result<()> {
+        let refs = self.inner.list_refs(None, gio::Cancellable::NONE)?;
+        if refs.values().any(|named| named == commit) {
+            return Ok(());
+        }
+        self.inner.delete_object(ostree::ObjectType::Commit, commit, gio::Cancellable::NONE)?;
+        // All other commits stay, also those without a ref.
+        self.inner.prune(ostree::RepoPruneFlags::NONE, 0, gio::Cancellable::NONE)?;
+        match std::fs::remove_file(self.path.join(format!("state/{commit}.commitpartial"))) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The head of a branch after a pull, and the branch back where it was unless that head is whole.
