@@ -4,6 +4,8 @@
 //! its clients do not set the flag of the message. Where polkit is not running, only root may change anything.
 
 use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use apt_ostree_bus::{Action, errors};
 use zbus::fdo::DBusProxy;
@@ -51,7 +53,7 @@ impl Caller {
         let details = HashMap::from([("name".to_owned(), name)]);
         let subject = Subject { subject_kind: "system-bus-name".into(), subject_details: details };
         for action in actions {
-            if !check(connection, &subject, *action, true).await.map_err(|e| log_failure(&e, refused()))? {
+            if !check(connection, &subject, *action).await.map_err(|e| log_failure(&e, refused()))? {
                 return Err(refused());
             }
         }
@@ -73,22 +75,39 @@ fn log_failure(error: &zbus::Error, refusal: Refusal) -> Refusal {
     refusal
 }
 
-async fn check(
-    connection: &zbus::Connection,
-    subject: &Subject,
-    action: Action,
-    interactive: bool,
-) -> zbus::Result<bool> {
+async fn check(connection: &zbus::Connection, subject: &Subject, action: Action) -> zbus::Result<bool> {
     let authority = AuthorityProxy::new(connection).await?;
-    let flags = if interactive { CheckAuthorizationFlags::AllowUserInteraction.into() } else { Default::default() };
+    let flags = CheckAuthorizationFlags::AllowUserInteraction.into();
     let answer = authority.check_authorization(subject, action.id(), &HashMap::new(), flags, "").await?;
     Ok(answer.is_authorized)
 }
 
-/// Whether a process at the other end of a socket may cancel what another user began.
-pub(crate) async fn peer_may_cancel(connection: &zbus::Connection, pid: u32, uid: u32) -> bool {
+/// Names a question to polkit that may be taken back.
+static QUESTION: AtomicU64 = AtomicU64::new(0);
+
+/// Whether a process at the other end of a socket may cancel what another user began. When it is gone, the question is taken
+/// back: nobody shall be asked for a password for it, and questions shall not pile up.
+pub(crate) async fn peer_may_cancel(
+    connection: &zbus::Connection,
+    pid: u32,
+    uid: u32,
+    gone: impl Future<Output = ()>,
+) -> bool {
     let Ok(subject) = Subject::new_for_owner(pid, None, Some(uid)) else { return false };
-    check(connection, &subject, Action::Cancel, true).await.unwrap_or(false)
+    let Ok(authority) = AuthorityProxy::new(connection).await else { return false };
+    let id = format!("cancel-{}", QUESTION.fetch_add(1, Ordering::Relaxed));
+    let (details, flags) = (HashMap::new(), CheckAuthorizationFlags::AllowUserInteraction.into());
+    tokio::select! {
+        answer = authority.check_authorization(&subject, Action::Cancel.id(), &details, flags, &id) => {
+            answer.is_ok_and(|answer| answer.is_authorized)
+        }
+        () = gone => {
+            if let Err(e) = authority.cancel_check_authorization(&id).await {
+                journal::warning(&format!("polkit still asks: {e}"));
+            }
+            false
+        }
+    }
 }
 
 /// The unit of a process: the last `.service` or `.scope` of its control group.

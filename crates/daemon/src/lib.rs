@@ -9,11 +9,13 @@ mod files;
 mod job;
 mod journal;
 pub mod launch;
+mod limit;
 mod manager;
 mod objects;
 mod os;
 pub mod packages;
 mod question;
+mod queue;
 mod refusal;
 mod state;
 mod sysroot;
@@ -29,7 +31,6 @@ use std::time::Duration;
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
-use zbus::Connection;
 use zbus::fdo::{DBusProxy, RequestNameFlags, RequestNameReply};
 
 use state::Daemon;
@@ -61,7 +62,7 @@ pub fn serve(options: &Options) -> Result<()> {
 }
 
 async fn run(options: &Options) -> Result<()> {
-    let bus = Connection::system().await.map_err(|e| on_bus("Connecting to the system bus", &e))?;
+    let (bus, lost) = limit::system_bus().await.map_err(|e| on_bus("Connecting to the system bus", &e))?;
     let scratch = tempfile::tempdir().context(|| "Making a temporary folder")?;
     let on_machine = options.sysroot == std::path::Path::new("/");
     let runtime =
@@ -89,7 +90,7 @@ async fn run(options: &Options) -> Result<()> {
     ));
     tokio::spawn(watch::run(daemon.clone()));
     tokio::spawn(watch_names(daemon.clone()));
-    let why = wait(&daemon, options).await?;
+    let why = wait(&daemon, options, &lost).await?;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Status(why), sd_notify::NotifyState::Stopping]);
     journal::note(why);
     bus.release_name(apt_ostree_bus::NAME).await.map_err(|e| on_bus("Giving the name back", &e))?;
@@ -98,12 +99,16 @@ async fn run(options: &Options) -> Result<()> {
 }
 
 /// Until there is a reason to end; says which.
-async fn wait(daemon: &Arc<Daemon>, options: &Options) -> Result<&'static str> {
+async fn wait(daemon: &Arc<Daemon>, options: &Options, lost: &limit::End) -> Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate()).context(|| "Catching signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "Catching signals")?;
     let mut hangup = signal(SignalKind::hangup()).context(|| "Catching signals")?;
     loop {
         report(daemon, options);
+        // It could answer nobody, and would keep the name from one that can. A transaction is seen through.
+        if lost.is_raised() && daemon.transaction().is_none() {
+            return Err(Error::failed("The connection to the system bus has ended"));
+        }
         // Up to four seconds more, so that machines do not do it in step.
         let spread = Duration::from_millis(u64::from(std::process::id() % 4000));
         let left = match (daemon.idle_for(), idle_limit(daemon, options)) {
@@ -116,6 +121,7 @@ async fn wait(daemon: &Arc<Daemon>, options: &Options) -> Result<&'static str> {
         tokio::select! {
             () = tokio::time::sleep(left) => {}
             () = daemon.activity.notified() => {}
+            () = lost.raised(), if !lost.is_raised() => {}
             _ = hangup.recv() => {
                 match daemon.reload_settings().await {
                     Ok(()) => drop(objects::settings_changed(&daemon.bus).await),

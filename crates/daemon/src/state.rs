@@ -360,6 +360,7 @@ impl Daemon {
             self.reboot().await;
         }
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, transaction.deserted()).await;
+        transaction.close();
         accept.abort();
         self.clear(transaction);
         crate::objects::transaction_changed(self).await;

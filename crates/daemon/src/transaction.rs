@@ -3,7 +3,8 @@
 //! Layout: `/run/rpm-ostree-transaction.sock` for `/`, mode 0666 and made anew for each transaction (rpm-ostree's name, which
 //! clients print); a private folder for a sysroot in a directory. Who connects is known by the socket's credentials.
 //!
-//! No client can hold anything up: each has a queue of its own, and one that does not read is dropped.
+//! Each client has a place and a queue of its own (`queue`), and what it sends is limited (`limit`): none can hold anything up, or
+//! keep others out. It hears nothing before its `Start` but the end; then what it missed, then all.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,37 +14,27 @@ use apt_ostree_bus::{TRANSACTION, TRANSACTION_LINES, TRANSACTION_PATH};
 use apt_ostree_core::event::Event;
 use apt_ostree_core::operation::{Line, Report};
 use apt_ostree_core::{Error, Result};
-use futures_util::StreamExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
-use zbus::{Connection, Guid, MessageStream, interface};
+use tokio::sync::watch;
+use zbus::object_server::ResponseDispatchNotifier;
+use zbus::{Connection, Guid, interface};
 
 use crate::caller::{Caller, peer_may_cancel};
 use crate::job::Job;
 use crate::journal;
+use crate::limit::{self, End};
+use crate::queue::{Queue, Signal};
 use crate::refusal::{Refusal, text_of};
 
-/// Signals that wait for a client before it is given up.
-const QUEUE: usize = 4096;
 /// Lines that are kept for clients that join late.
 const BACKLOG: usize = 1000;
-/// Clients at a time; the socket is open to everybody.
-const MAX_PEERS: usize = 64;
+/// Clients at a time, as the socket is open to everybody: of root and of whoever asked for the transaction each, of any other
+/// user, and of all others.
+const PEERS: usize = 32;
+const FOREIGN_PEERS: usize = 4;
+const ALL_FOREIGN_PEERS: usize = 32;
 /// How long a client may take to say who it is.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// A signal of the transaction, in the words of the contract or as the worker's own line.
-#[derive(Clone, Debug)]
-enum Signal {
-    Line(String),
-    Message(String),
-    TaskBegin(String),
-    TaskEnd(String),
-    Percent(String, u32),
-    Download { done: u64, total: u64, rate: u64, seconds: u64 },
-    ProgressEnd,
-    Finished(bool, String),
-}
 
 #[derive(Debug, Default)]
 struct State {
@@ -51,7 +42,7 @@ struct State {
     outcome: Option<(bool, String)>,
     peers: Vec<Client>,
     next_peer: u64,
-    backlog: Vec<Signal>,
+    backlog: Vec<Arc<Signal>>,
     task: String,
     percent: Option<u32>,
 }
@@ -60,11 +51,21 @@ struct State {
 #[derive(Debug)]
 struct Client {
     number: u64,
-    signals: mpsc::Sender<Signal>,
-    /// How much of the backlog was there when it came.
-    missed: usize,
-    /// It came after the end.
-    late: bool,
+    uid: u32,
+    signals: Arc<Queue>,
+    ear: Ear,
+    /// It was told the answer and `Finished`.
+    told: bool,
+}
+
+/// What a client hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ear {
+    /// It has not called `Start`: only the end.
+    Shut,
+    /// It is being answered: nothing, so that the answer comes first.
+    Opening,
+    Open,
 }
 
 /// A transaction from the call that asked for it until its clients have left.
@@ -89,6 +90,8 @@ pub(crate) struct Transaction {
     cancelled: watch::Sender<bool>,
     /// How many clients are connected.
     peers: watch::Sender<usize>,
+    /// Clients have to leave.
+    closed: End,
     /// To ask polkit.
     bus: Connection,
 }
@@ -115,6 +118,7 @@ impl Transaction {
             started: watch::Sender::new(false),
             cancelled: watch::Sender::new(false),
             peers: watch::Sender::new(0),
+            closed: End::default(),
             bus,
         }
     }
@@ -145,12 +149,18 @@ impl Transaction {
         let _ = self.peers.subscribe().wait_for(|count| *count == 0).await;
     }
 
+    /// Ends the connections of all clients, and of those that still come.
+    pub(crate) fn close(&self) {
+        self.closed.raise();
+    }
+
     /// One step of the worker, for everybody who listens.
     pub(crate) fn tell(&self, line: &Line) {
         let text = serde_json::to_string(line).expect("lines have string keys only");
         let mut state = self.state();
-        let mut signals = vec![Signal::Line(text)];
-        let mut kept = true;
+        let passing =
+            matches!(line, Line::Event(Event::Progress { .. } | Event::Download { .. } | Event::Output { .. }));
+        let mut signals = vec![Signal::Line { text, passing }];
         if let Line::Event(event) = line {
             match event {
                 Event::TaskBegin { text } => {
@@ -165,7 +175,6 @@ impl Transaction {
                     signals.push(Signal::TaskEnd(state.task.clone()));
                 }
                 Event::Progress { done, total, .. } => {
-                    kept = false;
                     let percent =
                         u32::try_from(done.saturating_mul(100).checked_div(*total).unwrap_or_default().min(100));
                     let percent = percent.unwrap_or(100);
@@ -174,13 +183,12 @@ impl Transaction {
                     }
                 }
                 Event::Download { done, total, rate } => {
-                    kept = false;
                     state.percent = Some(0);
                     let seconds = self.begun.elapsed().as_secs();
                     signals.push(Signal::Download { done: *done, total: *total, rate: *rate, seconds });
                 }
                 Event::Message { text } | Event::Warning { text } => signals.push(Signal::Message(text.clone())),
-                Event::Output { .. } => kept = false,
+                Event::Output { .. } => {}
             }
         }
         if self.quiet {
@@ -189,14 +197,18 @@ impl Transaction {
             }
             signals.truncate(1);
         }
-        if kept && state.backlog.len() < BACKLOG {
-            state.backlog.extend(signals.iter().cloned());
+        for signal in signals {
+            let signal = Arc::new(signal);
+            if !passing && state.backlog.len() < BACKLOG {
+                state.backlog.push(signal.clone());
+            }
+            state.send(&signal);
         }
-        signals.into_iter().for_each(|signal| state.send(&signal));
     }
 
-    /// The end: told to everybody who is connected, and to everybody who still connects.
+    /// The end: told to everybody who is connected, and to everybody who still connects and asks.
     pub(crate) fn finish(&self, outcome: &Result<Report>) {
+        let mut state = self.state();
         let line = match outcome {
             Ok(report) => {
                 // For clients that do not know our own signal.
@@ -206,7 +218,9 @@ impl Transaction {
                 }
                 for text in lines {
                     if !self.quiet {
-                        self.state().send(&Signal::Message(text));
+                        let signal = Arc::new(Signal::Message(text));
+                        state.backlog.push(signal.clone());
+                        state.send(&signal);
                     }
                 }
                 Line::Report { report: Box::new(report.clone()) }
@@ -217,45 +231,68 @@ impl Transaction {
             Ok(_) => (true, String::new()),
             Err(error) => (false, text_of(error)),
         };
-        let mut state = self.state();
-        let line = Signal::Line(serde_json::to_string(&line).expect("lines have string keys only"));
-        state.backlog.push(line.clone());
-        state.send(&line);
-        state.send(&Signal::Finished(result.0, result.1.clone()));
+        let answer = Signal::Answer(serde_json::to_string(&line).expect("lines have string keys only"));
+        state.backlog.push(Arc::new(answer));
         state.outcome = Some(result);
+        // Whoever is being answered is told with the backlog.
+        let State { peers, backlog, outcome, .. } = &mut *state;
+        peers.iter_mut().filter(|client| client.ear != Ear::Opening).for_each(|client| client.end(backlog, outcome));
     }
 
-    /// A new client: the number to take it off by, and its signals.
-    fn join(&self) -> Option<(u64, mpsc::Receiver<Signal>)> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+    /// A place for a new client, if its user has one left.
+    fn admit(self: &Arc<Self>, uid: u32) -> Option<Seat> {
         let mut state = self.state();
-        if state.peers.len() >= MAX_PEERS {
+        let trusted = |uid: u32| uid == 0 || uid == self.caller.uid;
+        let same = state.peers.iter().filter(|client| client.uid == uid).count();
+        let foreign = state.peers.iter().filter(|client| !trusted(client.uid)).count();
+        let full = if trusted(uid) { same >= PEERS } else { same >= FOREIGN_PEERS || foreign >= ALL_FOREIGN_PEERS };
+        if full {
             return None;
         }
         let number = state.next_peer;
         state.next_peer += 1;
-        let (missed, late) = (state.backlog.len(), state.outcome.is_some());
-        state.peers.push(Client { number, signals: sender, missed, late });
+        let signals = Arc::new(Queue::default());
+        state.peers.push(Client { number, uid, signals: signals.clone(), ear: Ear::Shut, told: false });
         self.peers.send_replace(state.peers.len());
-        Some((number, receiver))
+        Some(Seat { transaction: self.clone(), number, signals, end: End::default() })
     }
 
-    /// `Start` of one client. True when it began the transaction; otherwise the client is told what it missed, now that it
-    /// listens.
-    fn start(&self, number: u64) -> bool {
+    /// `Start` of one client, before it is answered. True when it began the transaction.
+    fn start(&self, number: u64, may_begin: bool) -> bool {
         let mut state = self.state();
-        if !std::mem::replace(&mut state.started, true) {
-            self.started.send_replace(true);
-            return true;
+        if let Some(client) = state.client(number).filter(|client| client.ear == Ear::Shut) {
+            client.ear = Ear::Opening;
         }
-        let Some(client) = state.peers.iter().find(|client| client.number == number) else { return false };
-        for signal in &state.backlog[..client.missed.min(state.backlog.len())] {
-            let _ = client.signals.try_send(signal.clone());
+        if !may_begin || state.outcome.is_some() || std::mem::replace(&mut state.started, true) {
+            return false;
         }
-        if let (true, Some((success, text))) = (client.late, &state.outcome) {
-            let _ = client.signals.try_send(Signal::Finished(*success, text.clone()));
+        self.started.send_replace(true);
+        true
+    }
+
+    /// `Start` was answered: the client is told what it missed, and from now on everything.
+    fn hear(&self, number: u64) {
+        let mut state = self.state();
+        let State { peers, backlog, outcome, .. } = &mut *state;
+        let Some(client) = peers.iter_mut().find(|client| client.number == number) else { return };
+        if std::mem::replace(&mut client.ear, Ear::Open) == Ear::Open {
+            return;
         }
-        false
+        if !client.told {
+            let missed = if outcome.is_some() { backlog.len() - 1 } else { backlog.len() };
+            backlog[..missed].iter().for_each(|signal| client.signals.push(signal));
+        }
+        client.end(backlog, outcome);
+    }
+
+    /// Another call was answered: who asks something of what has ended waits for `Finished`, and may have been told before it
+    /// listened.
+    fn remind(&self, number: u64) {
+        let mut state = self.state();
+        let State { peers, backlog, outcome, .. } = &mut *state;
+        if let Some(client) = peers.iter_mut().find(|client| client.number == number) {
+            client.end(backlog, outcome);
+        }
     }
 
     fn leave(&self, number: u64) {
@@ -279,9 +316,39 @@ impl Transaction {
 }
 
 impl State {
-    fn send(&mut self, signal: &Signal) {
-        // A client that does not read its signals is none.
-        self.peers.retain(|client| client.signals.try_send(signal.clone()).is_ok());
+    fn client(&mut self, number: u64) -> Option<&mut Client> {
+        self.peers.iter_mut().find(|client| client.number == number)
+    }
+
+    fn send(&mut self, signal: &Arc<Signal>) {
+        self.peers.iter().filter(|client| client.ear == Ear::Open).for_each(|client| client.signals.push(signal));
+    }
+}
+
+impl Client {
+    /// Tells the end, if it has come. The answer is the last of the backlog.
+    fn end(&mut self, backlog: &[Arc<Signal>], outcome: &Option<(bool, String)>) {
+        let (Some((success, text)), Some(answer)) = (outcome, backlog.last()) else { return };
+        if !std::mem::replace(&mut self.told, true) {
+            self.signals.push(answer);
+        }
+        self.signals.push(&Arc::new(Signal::Finished(*success, text.clone())));
+    }
+}
+
+/// The place of a client. Dropped, however that comes about, it is free again, and the connection ends.
+#[derive(Debug)]
+struct Seat {
+    transaction: Arc<Transaction>,
+    number: u64,
+    signals: Arc<Queue>,
+    end: End,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.end.raise();
+        self.transaction.leave(self.number);
     }
 }
 
@@ -298,7 +365,11 @@ pub(crate) async fn accept(transaction: Arc<Transaction>, listener: UnixListener
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(serve(transaction.clone(), stream));
+                let Ok(credentials) = stream.peer_cred() else { continue };
+                // Too many of one user: this one is closed at once.
+                let Some(seat) = transaction.admit(credentials.uid()) else { continue };
+                let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
+                tokio::spawn(serve(seat, stream, credentials.uid(), pid));
             }
             Err(e) => {
                 journal::warning(&format!("The socket of the transaction: {e}"));
@@ -308,37 +379,24 @@ pub(crate) async fn accept(transaction: Arc<Transaction>, listener: UnixListener
     }
 }
 
-/// One client, until it leaves.
-async fn serve(transaction: Arc<Transaction>, stream: UnixStream) {
-    let Ok(credentials) = stream.peer_cred() else { return };
-    let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
-    let Some((number, mut signals)) = transaction.join() else { return };
-    let peer = Peer { transaction: transaction.clone(), number, uid: credentials.uid(), pid };
-    if let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE, connect(stream, peer)).await {
-        journal::note(&format!("Process [pid: {pid} uid: {}] connected to transaction progress", credentials.uid()));
-        let mut incoming = MessageStream::from(&connection);
-        loop {
-            tokio::select! {
-                signal = signals.recv() => match signal {
-                    Some(signal) => if emit(&connection, &signal).await.is_err() { break },
-                    // Dropped, because it did not read.
-                    None => break,
-                },
-                // The object server answers calls; this only tells when the client is gone.
-                message = incoming.next() => if message.is_none_or(|m| m.is_err()) { break },
-            }
-        }
+/// One client, until it leaves or has to.
+async fn serve(seat: Seat, stream: UnixStream, uid: u32, pid: u32) {
+    tokio::select! {
+        () = talk(&seat, stream, uid, pid) => {}
+        () = seat.end.raised() => {}
+        () = seat.transaction.closed.raised() => {}
     }
-    transaction.leave(number);
 }
 
-async fn connect(stream: UnixStream, peer: Peer) -> zbus::Result<Connection> {
-    zbus::connection::Builder::unix_stream(stream)
-        .server(Guid::generate())?
-        .p2p()
-        .serve_at(TRANSACTION_PATH, peer)?
-        .build()
-        .await
+async fn talk(seat: &Seat, stream: UnixStream, uid: u32, pid: u32) {
+    let peer = Peer { transaction: seat.transaction.clone(), number: seat.number, uid, pid, end: seat.end.clone() };
+    let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE, connect(stream, peer, &seat.end)).await else { return };
+    journal::note(&format!("Process [pid: {pid} uid: {uid}] connected to transaction progress"));
+    while emit(&connection, &*seat.signals.next().await).await.is_ok() {}
+}
+
+async fn connect(stream: UnixStream, peer: Peer, end: &End) -> zbus::Result<Connection> {
+    limit::peer(stream, peer.uid, end).server(Guid::generate())?.p2p().serve_at(TRANSACTION_PATH, peer)?.build().await
 }
 
 async fn emit(connection: &Connection, signal: &Signal) -> zbus::Result<()> {
@@ -349,7 +407,7 @@ async fn emit(connection: &Connection, signal: &Signal) -> zbus::Result<()> {
         };
     }
     match signal {
-        Signal::Line(text) => send!(TRANSACTION_LINES, "Line", &(text,)),
+        Signal::Line { text, .. } | Signal::Answer(text) => send!(TRANSACTION_LINES, "Line", &(text,)),
         Signal::Message(text) => send!(TRANSACTION, "Message", &(text,)),
         Signal::TaskBegin(text) => send!(TRANSACTION, "TaskBegin", &(text,)),
         Signal::TaskEnd(text) => send!(TRANSACTION, "TaskEnd", &(text,)),
@@ -377,6 +435,8 @@ struct Peer {
     number: u64,
     uid: u32,
     pid: u32,
+    /// Of its connection.
+    end: End,
 }
 
 impl Peer {
@@ -384,30 +444,54 @@ impl Peer {
     fn owns(&self) -> bool {
         self.uid == 0 || self.uid == self.transaction.caller.uid
     }
+
+    /// Asks polkit, for as long as somebody waits for that.
+    async fn may_cancel(&self) -> bool {
+        let gone = async {
+            tokio::select! {
+                () = self.end.raised() => {}
+                () = self.transaction.closed.raised() => {}
+            }
+        };
+        peer_may_cancel(&self.transaction.bus, self.pid, self.uid, gone).await
+    }
+}
+
+/// An answer, and what is done once it is sent.
+fn after<T>(answer: T, then: impl FnOnce() + Send + 'static) -> ResponseDispatchNotifier<T> {
+    let (answer, sent) = ResponseDispatchNotifier::new(answer);
+    tokio::spawn(async move {
+        sent.await;
+        then();
+    });
+    answer
 }
 
 type Times = (u64, u64);
 type Parts = (u32, u32, u32, u64);
 
-#[interface(name = "org.projectatomic.rpmostree1.Transaction")]
+// One call at a time: a peer that does not read its answers is not read either.
+#[interface(name = "org.projectatomic.rpmostree1.Transaction", spawn = false)]
 impl Peer {
     /// True when this call began it.
-    async fn start(&self) -> bool {
-        if !self.owns() {
-            return false;
-        }
-        self.transaction.start(self.number)
+    async fn start(&self) -> ResponseDispatchNotifier<bool> {
+        let begun = self.transaction.start(self.number, self.owns());
+        let (transaction, number) = (self.transaction.clone(), self.number);
+        after(begun, move || transaction.hear(number))
     }
 
-    async fn cancel(&self) -> Result<(), Refusal> {
-        if !self.owns() && !peer_may_cancel(&self.transaction.bus, self.pid, self.uid).await {
-            return Err(Refusal::new(
-                apt_ostree_bus::errors::ACCESS_DENIED,
-                "rpmostreed OS operation Cancel not allowed for user",
-            ));
+    async fn cancel(&self) -> Result<ResponseDispatchNotifier<()>, Refusal> {
+        if !self.transaction.is_finished() {
+            if !self.owns() && !self.may_cancel().await {
+                return Err(Refusal::new(
+                    apt_ostree_bus::errors::ACCESS_DENIED,
+                    "rpmostreed OS operation Cancel not allowed for user",
+                ));
+            }
+            self.transaction.cancel();
         }
-        self.transaction.cancel();
-        Ok(())
+        let (transaction, number) = (self.transaction.clone(), self.number);
+        Ok(after((), move || transaction.remind(number)))
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
