@@ -65,7 +65,7 @@ fn users_and_the_service() {
     let deb = machine.world.local(&small("kit-local", "1.0"));
     let deb = deb.display();
     let shared =
-        "useradd --create-home --shell /bin/sh anna 2>/dev/null; useradd --create-home --shell /bin/sh otto 2>/dev/null
+        "for user in anna otto; do id $user > /dev/null 2>&1 || useradd --create-home --shell /bin/sh $user; done
         as() { user=$1; shift; runuser -u \"$user\" -- \"$@\"; }";
     machine.boot(&format!(
         r#"{shared}

@@ -344,7 +344,8 @@ impl App {
         let (report, by_service) = self.work(request, how.json)?;
         self.show(&report, &how, &sysroot);
         let only_looked = how.options.dry_run || report.plan.is_some() || report.update.is_some();
-        if reboot && report.changed && !by_service && !only_looked {
+        let due = (report.changed && !only_looked) || report.reboot_due;
+        if reboot && due && !by_service {
             return self.reboot();
         }
         let unchanged = if how.check || how.preview {

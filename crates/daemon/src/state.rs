@@ -356,7 +356,9 @@ impl Daemon {
         self.conclude(transaction, &outcome);
         transaction.finish(&outcome);
         let asks_for_reboot = job.requests.iter().any(|r| r.options.reboot);
-        if asks_for_reboot && outcome.as_ref().is_ok_and(|r| r.changed && r.plan.is_none() && r.update.is_none()) {
+        if asks_for_reboot
+            && outcome.as_ref().is_ok_and(|r| (r.changed && r.plan.is_none() && r.update.is_none()) || r.reboot_due)
+        {
             self.reboot().await;
         }
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, transaction.deserted()).await;
