@@ -6,6 +6,7 @@ use apt_ostree_testkit::http::HttpServer;
 use apt_ostree_testkit::sysroot::Server;
 
 use crate::bases::{BRANCH, archive_repo, base};
+use crate::booted::Story;
 use crate::world::{World, small};
 
 #[test]
@@ -311,4 +312,52 @@ fn an_upgrade_drops_what_deploy_chose() {
     let text = fs::read_to_string(sysroot.origin(0)).expect("an origin");
     assert!(!text.contains("override-commit"), "{text}");
     world.done();
+}
+
+/// What a run of the policy `apply` finds staged, what takes its place, and what becomes of it once it has failed to boot.
+#[test]
+fn an_update_that_waits_for_the_next_boot() {
+    let mut story = Story::new();
+    story.publish(&[small("kit-a", "1.0")]);
+    story.server.set(BRANCH, &base().v2);
+    let script = r#"
+        conf=/etc/apt-ostreed.conf; cached=/var/cache/apt-ostree/cached-update.json
+        # As the timer's run would: the report alone, nothing is restarted here.
+        due() {
+            request='{"sysroot":"/","verb":"upgrade","changes":{},"allow_downgrade":false,"check":false,"preview":false,"options":{"reboot":true}}'
+            printf '%s' "$request" | unshare --mount --propagation private apt-ostree worker | sed -n 's/.*"reboot_due":\([a-z]*\).*/\1/p'
+        }
+        apt-ostree upgrade
+        first() { ostree admin status | sed -n '1s/^  [^ ]* \([0-9a-f]*\.[0-9]*\).*/\1/p'; }
+        staged=$(first)
+        same "$(due)" false
+        printf '[Daemon]\nAutomaticUpdatePolicy=apply\n' > $conf
+        same "$(due)" true
+        grep -q "\"deployment\": \"debian-$staged\"" $cached
+        ostree admin lock-finalization
+        same "$(due)" false
+        ostree admin lock-finalization --unlock
+        same "$(due)" true
+        apt-ostree status | grep AvailableUpdate && exit 1
+        # Another one takes its place, which has the update as well.
+        apt-ostree install kit-a
+        apt-ostree status | grep AvailableUpdate && exit 1
+        apt-ostree status --json | grep '"deployment": "debian-' && exit 1
+        apt-ostree uninstall kit-a
+        # It failed, and this is what the loader fell back to.
+        failed=$(first)
+        mkdir -p /var/lib/apt-ostree/health
+        printf '{"deployment":"%s","time":1700000000,"good":false,"reason":"it hung"}' "$failed" > "/var/lib/apt-ostree/health/$failed.json"
+        why="The update would be the same as $failed, which failed to boot at 2023-11-14T22:13:20Z: it hung"
+        said=$(apt-ostree upgrade --check) && exit 1 || same $? 77
+        case $said in *"$why"*'No updates available.') ;; *) echo "$said"; exit 1 ;; esac
+        test ! -e $cached
+        said=$(apt-ostree upgrade)
+        case $said in *"$why"*'No upgrade available.') ;; *) echo "$said"; exit 1 ;; esac
+        test ! -e $cached
+        same "$(due)" false
+        apt-ostree upgrade --check --allow-failed | grep AvailableUpdate
+    "#;
+    story.boot(script);
+    story.done();
 }
