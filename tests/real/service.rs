@@ -16,6 +16,8 @@ const PRELUDE: &str = r#"set -eu
 trap 'status=$?; [ $status = 0 ] || { echo "script: ended with $status"; journalctl -b -q --no-pager -u apt-ostreed -u "apt-ostree-worker*" | tail -n 40; }' EXIT
 refused() { if said=$("$@" 2>&1); then echo "was allowed: $*"; exit 1; else printf '%s\n' "$said"; fi; }
 until_true() { for _ in $(seq 600); do if "$@"; then return 0; fi; sleep 0.1; done; echo "waited in vain for: $*"; exit 1; }
+hangs() { pgrep -f 'kit-hangs[.]postinst' > /dev/null; }
+gone() { ! hangs; }
 idle() { apt-ostree status | grep -qx 'State: idle'; }
 "#;
 
@@ -111,37 +113,37 @@ EOT
         kit-one && kit-two && kit-local
         # Somebody else's transaction: busy for others, not to be cancelled by them.
         as anna apt-ostree install kit-hangs > /run/anna 2>&1 & anna=$!
-        until_true pgrep -f kit-hangs.postinst > /dev/null
+        until_true hangs
         apt-ostree status | sed -n '1,3p' > /run/said; cat /run/said
         grep -qx 'State: busy' /run/said; grep -qx 'Transaction: apt-ostree install kit-hangs' /run/said
         grep -q 'Initiator: client(id:' /run/said
         test "$(apt-ostree status --json | sed -n 's/^    "\(PkgChange\)",$/\1/p')" = PkgChange
         refused apt-ostree rollback | grep 'Transaction in progress: apt-ostree install kit-hangs'
         refused as otto apt-ostree cancel
-        pgrep -f kit-hangs.postinst > /dev/null
+        hangs
         apt-ostree cancel > /run/said; cat /run/said
         grep -qx 'Cancelling transaction: apt-ostree install kit-hangs' /run/said; grep -qx 'Cancelled.' /run/said
         wait $anna && exit 1; cat /run/anna; grep -q '^error: Transaction cancelled' /run/anna
-        until_true idle; ! pgrep -f kit-hangs.postinst
+        until_true idle; gone
         test "$(apt-ostree cancel)" = 'No active transaction.'
         # Ctrl-C.
         apt-ostree install kit-hangs > /run/root 2>&1 & root=$!
-        until_true pgrep -f kit-hangs.postinst > /dev/null
+        until_true hangs
         kill -INT $root; wait $root && exit 1; cat /run/root
-        grep -qx 'Caught SIGINT, cancelling transaction' /run/root; ! pgrep -f kit-hangs.postinst
+        grep -qx 'Caught SIGINT, cancelling transaction' /run/root; gone
         # Killed in the middle: the worker goes as well, and the next one works.
         apt-ostree install kit-hangs > /run/root 2>&1 & root=$!
-        until_true pgrep -f kit-hangs.postinst > /dev/null
+        until_true hangs
         systemctl kill --signal=KILL apt-ostreed
         wait $root && exit 1; cat /run/root; grep -q '^error: The service went away during the transaction' /run/root
-        until_true sh -c '! pgrep -f kit-hangs.postinst'
+        until_true gone
         until_true sh -c '! systemctl list-units --plain --no-legend "apt-ostree-worker-*" | grep -q .'
         apt-ostree uninstall kit-two
         # Restarted in the middle: the same, and told as cancelled.
         apt-ostree install kit-hangs > /run/root 2>&1 & root=$!
-        until_true pgrep -f kit-hangs.postinst > /dev/null
+        until_true hangs
         systemctl restart apt-ostreed
-        wait $root && exit 1; cat /run/root; ! pgrep -f kit-hangs.postinst
+        wait $root && exit 1; cat /run/root; gone
         apt-ostree status --json | tr -d ' \n' | grep -q '"transaction":null'
         # Figures for the documentation.
         apt-ostree reload

@@ -348,13 +348,8 @@ impl App {
         if reboot && due && !by_service {
             return self.reboot();
         }
-        let unchanged = if how.check || how.preview {
-            report.update.is_none()
-        } else if how.options.dry_run {
-            how.unchanged_exit_77 && report.plan.as_ref().is_none_or(|p| p.diff.is_empty())
-        } else {
-            how.unchanged_exit_77 && !report.changed
-        };
+        let unchanged =
+            if how.check || how.preview { report.update.is_none() } else { how.unchanged_exit_77 && !report.changed };
         Ok(if unchanged { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
     }
 
