@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Connects to a transaction as GNOME Software and cockpit do (GDBus, peer to peer, object /), and prints what it is told.
 
-    transaction.py ADDRESS start|cancel|watch|title|hold
+    transaction.py ADDRESS start|twice|cancel|watch|title|hold
     transaction.py BUS start|hold METHOD SIGNATURE ARGUMENTS [FILE...]
 
 The second form first calls a method of the OS object (GVariant text; files are the handles 0, 1, ...) and prints the address that it answers.
 
 start   calls Start, then prints every signal until Finished
+twice   calls Start twice, then as start
 cancel  calls Cancel and waits for Finished
 watch   calls Start although somebody else did, prints every signal until Finished
 title   prints the properties
@@ -86,5 +87,7 @@ if action == "cancel":
         sys.exit(3)
 else:
     say("start", json.dumps(call(NAME, "Start").unpack()[0]))
+    if action == "twice":
+        say("start again", json.dumps(call(NAME, "Start").unpack()[0]))
 loop.run()
 sys.exit(status)

@@ -485,6 +485,71 @@ fn nobody_blocks_the_next_one() {
     bus.done();
 }
 
+const HOSTILE: &str = include_str!("../clients/hostile.py");
+const TRANSACTION: &str = include_str!("../clients/transaction.py");
+
+/// A program of tests/clients/ as a user who owns nothing, and may not even read it.
+fn stranger(uid: u32, script: &str, words: &[&str]) -> Client {
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={uid}"));
+    command.args(["--regid=65534", "--clear-groups", "--", "python3", "-c", script]).args(words);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("setpriv starts");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    Client { child, lines }
+}
+
+#[test]
+fn what_is_too_large_or_odd_does_not_take_the_service_away() {
+    let mut bus = Bus::new(World::new(), &[]);
+    let answer = stranger(65534, HOSTILE, &["bus", &bus.address]).end().exits(0);
+    assert_eq!(answer.stdout, format!("('{OS}',)\n('{OS}',)"));
+    assert!(bus.daemon.try_wait().expect("a child").is_none());
+    // Without a bus it is of no use, and would keep the name from another.
+    let _ = bus.bus.kill();
+    wait_for("the end", || bus.daemon.try_wait().expect("a child").is_some());
+    assert!(!bus.daemon.wait().expect("a child").success());
+    bus.done();
+}
+
+#[test]
+fn strangers_on_the_socket_keep_nobody_out() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut world = World::new();
+    world.publish(&[small("kit-fine", "1.0")]);
+    let mut bus = Bus::new(world, &[]);
+    let (mut holder, address) = bus.begin("hold", "PkgChange", PKG_CHANGE, "({}, ['kit-fine'], [])");
+    assert_eq!(holder.line(), "connected");
+    let socket = PathBuf::from(address.strip_prefix("unix:path=").expect("a path"));
+    // That of the running system is where everybody gets.
+    fs::set_permissions(socket.parent().expect("a directory"), fs::Permissions::from_mode(0o711))
+        .expect("own directory");
+    let mut hostile = stranger(65534, HOSTILE, &["peer", &socket.to_string_lossy()]);
+    // One of its four it holds itself.
+    assert_eq!(hostile.line(), "ready 3");
+
+    let mut first = bus.client(&[&address, "start"]);
+    assert_eq!(first.line(), "start true");
+    first.end().exits(0).says(&["Finished [true"]);
+    assert_eq!(bus.world.installed(0, "kit-fine").as_deref(), Some("1.0"));
+
+    // Who asks after the end is told, once; who may not begin it as well.
+    let late = bus.client(&[&address, "twice"]).end().exits(0);
+    let late =
+        late.says(&["start false", "start again false", "TaskBegin [\"Resolving dependencies\"]", "Finished [true"]);
+    assert_eq!(late.stdout.matches("TaskBegin [\"Resolving").count(), 1, "{}", late.stdout);
+    bus.client(&[&address, "cancel"]).end().exits(0).says(&["cancel sent", "Finished [true"]);
+    // Places are by user: this one still has its own.
+    stranger(65533, TRANSACTION, &[&address, "watch"]).end().exits(0).says(&["start false", "Finished [true"]);
+
+    // Who stays nevertheless is sent away, and keeps nobody out until then.
+    bus.transaction("Cleanup", "(as)", "(['pending-deploy'],)").exits(0);
+    hostile.until("closed");
+    wait_for("the end", || bus.is_idle());
+    assert!(bus.daemon.try_wait().expect("a child").is_none());
+    holder.kill();
+    bus.done();
+}
+
 #[test]
 fn bad_input_is_refused_by_name() {
     let bus = Bus::new(World::new(), &[]);

@@ -32,8 +32,8 @@ const BUS_FILES: usize = 64;
 const PEER_MESSAGE: usize = 8 * 1024;
 /// Messages of a peer in all.
 const PEER_MESSAGES: usize = 256;
-/// Bytes before the first message.
-const HANDSHAKE: usize = 16 * 1024;
+/// Bytes before the first message; some hundred is usual. zbus looks through all of them after each one.
+const HANDSHAKE: usize = 2048;
 
 /// Every message begins with that many bytes; they tell its length.
 const HEADER: usize = 16;
@@ -428,9 +428,12 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
     }
 
+    /// A message, and how many files came with it.
+    type Got = (Vec<u8>, usize);
+
     /// Reads as zbus does: the handshake up to where `shaken` says, then whole messages. What came, with the files of each, and
     /// whether it ended in an error.
-    fn read(half: &mut Limited<Fake>, shaken: usize) -> (Vec<u8>, Vec<(Vec<u8>, usize)>, bool) {
+    fn read(half: &mut Limited<Fake>, shaken: usize) -> (Vec<u8>, Vec<Got>, bool) {
         run(async {
             let (mut start, mut messages) = (Vec::new(), Vec::new());
             while start.len() < shaken {

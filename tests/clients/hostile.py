@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Does to the service what no honest client does, and tells what became of it.
+
+    hostile.py bus BUS      messages that are too large or odd; then an ordinary call, which must be answered
+    hostile.py peer SOCKET  broken handshakes, 100 connections that do nothing, messages without end; says `ready N` with the number of
+                            those that were let in, keeps one that never calls anything, and says `closed` when it is closed"""
+import array
+import os
+import socket
+import sys
+
+from gi.repository import Gio, GLib
+
+NAME = "org.projectatomic.rpmostree1"
+SYSROOT = "/org/projectatomic/rpmostree1/Sysroot"
+what, address = sys.argv[1:3]
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def bus():
+    connection = Gio.DBusConnection.new_for_address_sync(
+        address, Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION, None, None)
+
+    def message(method, arguments):
+        message = Gio.DBusMessage.new_method_call(NAME, SYSROOT, NAME + ".Sysroot", method)
+        message.set_body(arguments)
+        return message
+
+    large = GLib.Variant("a{sv}", {"id": GLib.Variant.new_from_bytes(
+        GLib.VariantType("ay"), GLib.Bytes.new(bytes(20 << 20)), True)})
+    for _ in range(10):
+        unanswered = message("UnregisterClient", GLib.Variant.new_tuple(large))
+        unanswered.set_flags(Gio.DBusMessageFlags.NO_REPLY_EXPECTED)
+        connection.send_message(unanswered, Gio.DBusSendMessageFlags.NONE)
+    connection.flush_sync(None)
+    # A flag that nobody has defined.
+    odd = message("GetOS", GLib.Variant("(s)", ("debian",)))
+    odd.set_flags(Gio.DBusMessageFlags(0x80))
+    reply, _ = connection.send_message_with_reply_sync(odd, Gio.DBusSendMessageFlags.NONE, 60000, None)
+    say(reply.get_body().print_(False))
+    reply = connection.call_sync(NAME, SYSROOT, NAME + ".Sysroot", "GetOS", GLib.Variant("(s)", ("debian",)), None,
+                                 Gio.DBusCallFlags.NONE, 60000, None)
+    say(reply.print_(False))
+
+
+def connect():
+    peer = socket.socket(socket.AF_UNIX)
+    peer.settimeout(20)
+    peer.connect(address)
+    return peer
+
+
+def ended(peer):
+    """Reads until the other side closes."""
+    try:
+        while peer.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    peer.close()
+
+
+def shake(peer):
+    peer.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
+    answer = peer.recv(1000)
+    if not answer.startswith(b"OK"):
+        raise SystemExit(f"handshake: {answer}")
+    peer.sendall(b"BEGIN\r\n")
+    return peer
+
+
+def peers():
+    for start in [b"\n", b"\0\n", b"\0AUTH EXTERNAL 30\r\n\n", b"garbage\r\n", os.urandom(4096), b"\0" + b"x" * 100000]:
+        for _ in range(10):
+            peer = connect()
+            try:
+                peer.sendall(start)
+            except ConnectionError:
+                pass
+            ended(peer)
+    # A message that says it is 100 MB, with an open file; and calls without end, whose answers nobody reads.
+    peer = shake(connect())
+    header = b"l\1\0\1" + (100 << 20).to_bytes(4, "little") + b"\1\0\0\0" + b"\0\0\0\0"
+    with open("/dev/null", "rb") as file:
+        peer.sendmsg([header], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()]))])
+    ended(peer)
+    peer = shake(connect())
+    call = Gio.DBusMessage.new_method_call(None, "/", "org.freedesktop.DBus.Introspectable", "Introspect")
+    call.set_serial(1)
+    blob = bytes(call.to_blob(Gio.DBusCapabilityFlags.NONE))
+    try:
+        for _ in range(100000):
+            peer.sendall(blob)
+    except (ConnectionError, TimeoutError):
+        pass
+    ended(peer)
+    kept = shake(connect())
+    idle = [connect() for _ in range(100)]
+    count = 0
+    for peer in idle:
+        peer.settimeout(0.1)
+        try:
+            count += peer.recv(1) != b""
+        except TimeoutError:
+            count += 1
+        except ConnectionError:
+            pass
+    say("ready", count)
+    kept.settimeout(None)
+    ended(kept)
+    say("closed")
+
+
+bus() if what == "bus" else peers()
