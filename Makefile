@@ -18,7 +18,7 @@ check:         ## lint and run every test, boots included (as root)
 	$(RUN) tests/check all
 check-quick:   ## lint and the tests that need no package archive
 	$(RUN) tests/check quick
-check-vm:      ## the long tests in virtual machines: firmware, power cuts, boot counting (as root)
+check-vm:      ## the long tests: virtual machines (firmware, power cuts, boot counting), programs from PyPI (as root)
 	$(RUN) tests/check vm
 lint:          ## rustfmt, clippy and shellcheck, warnings denied
 	$(RUN) tests/check lint

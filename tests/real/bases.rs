@@ -1,6 +1,6 @@
 //! The composed commits that every test starts from.
 //!
-//! In `$APT_OSTREE_CACHE/test/`: `cache/` (packages and indexes that composing fetched, kept for ever); in `runs/TREE/` per
+//! In `$APT_OSTREE_CACHE/test/`: `cache/` (packages and indexes that composing fetched) and `clients/`, kept for ever; in `runs/TREE/` per
 //! source tree: `base/` (the composed commits; made anew when the program, an example or this file is another one, unless
 //! `APT_OSTREE_KEEP_BASES` is set while working on something that composes nothing), `work/` (one directory per test,
 //! emptied by the next run), `lock`.
@@ -69,6 +69,11 @@ pub(crate) fn directory() -> PathBuf {
     let tree = fs::canonicalize(TREE).expect("the source tree");
     let name = tree.to_string_lossy().trim_start_matches('/').replace('/', "-");
     shared().join("runs").join(name)
+}
+
+/// Programs that are not Debian's, fetched once by `tests/clients/fetch`.
+pub(crate) fn clients() -> PathBuf {
+    shared().join("clients")
 }
 
 /// An exclusive lock on a file, until it is closed.

@@ -9,6 +9,7 @@ mod bases;
 mod boot;
 mod booted;
 mod bus;
+mod clients;
 mod compose;
 mod faults;
 mod image;

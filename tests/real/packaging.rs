@@ -20,6 +20,17 @@ pub(crate) fn package(world: &World) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
+/// The one with the names of rpm-ostree, which is made along with it.
+pub(crate) fn compat(deb: &Path) -> PathBuf {
+    let dir = deb.parent().expect("a directory");
+    let files = fs::read_dir(dir).expect("own directory").flatten().map(|e| e.path());
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("apt-ostree-rpm-ostree-compat_") && name.ends_with(".deb")
+    };
+    files.into_iter().find(is_it).expect("the package with the names")
+}
+
 /// Paths of everything in a package that is no directory, without the leading `/`.
 fn content(deb: &Path) -> Vec<String> {
     let output = run(Command::new("dpkg-deb").arg("--contents").arg(deb));

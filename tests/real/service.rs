@@ -7,8 +7,8 @@ use std::process::Command;
 
 use apt_ostree_testkit::sysroot::{Outcome, Server};
 
-use crate::bases::{BRANCH, TREE, base, directory};
-use crate::packaging::package;
+use crate::bases::{BRANCH, TREE, base, clients, directory};
+use crate::packaging::{compat, package};
 use crate::world::{World, small};
 
 /// For every script: it ends at the first command that fails, and says which one that was.
@@ -21,24 +21,37 @@ gone() { ! hangs; }
 idle() { apt-ostree status | grep -qx 'State: idle'; }
 "#;
 
-/// A machine with the package, polkit, and two users.
-struct Machine {
-    world: World,
-    server: Server,
+/// A machine with the package, and packages of Debian.
+pub(crate) struct Machine {
+    pub(crate) world: World,
+    pub(crate) server: Server,
 }
 
 impl Machine {
+    /// A script that SIGKILL alone ends.
+    pub(crate) const HANG: &str = "#!/bin/sh\ntrap '' TERM HUP INT\necho hanging\nwhile :; do sleep 1; done\n";
+
     fn new() -> Self {
+        Self::with(&["polkitd"], false)
+    }
+
+    /// Has `debian`'s packages layered and, if `names`, the package with rpm-ostree's names. Its archive has kit-one, kit-two, and
+    /// kit-hangs.
+    pub(crate) fn with(debian: &[&str], names: bool) -> Self {
         let (mut world, server) = World::following();
         let sources =
             apt_ostree_core::compose::input::host_sources(Path::new("/"), "trixie").expect("sources of this machine");
-        let debian: Vec<String> = sources.iter().map(ToString::to_string).collect();
-        let hangs = small("kit-hangs", "1.0")
-            .script("postinst", "#!/bin/sh\ntrap '' TERM HUP INT\necho hanging\nwhile :; do sleep 1; done\n");
+        let lines: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        let hangs = small("kit-hangs", "1.0").script("postinst", Self::HANG);
         world.publish(&[small("kit-one", "1.0"), small("kit-two", "1.0"), hangs]);
-        world.sysroot.set_sources(&format!("{}\n{}", debian.join("\n"), world.archive.sources("stable")));
+        world.sysroot.set_sources(&format!("{}\n{}", lines.join("\n"), world.archive.sources("stable")));
         let deb = package(&world);
-        world.sysroot.ok(&["install", &deb.to_string_lossy(), "polkitd"]);
+        let mut wanted = vec![deb.to_string_lossy().into_owned()];
+        if names {
+            wanted.push(compat(&deb).to_string_lossy().into_owned());
+        }
+        wanted.extend(debian.iter().map(ToString::to_string));
+        world.sysroot.ok(&[&["install".to_owned()], &wanted[..]].concat());
         // Inside there is no network: what was fetched is in the world's archive from now on.
         let fetched = world.sysroot.repo().join("extensions/apt-ostree/apt/archives");
         for file in std::fs::read_dir(fetched).expect("downloaded packages").flatten() {
@@ -52,10 +65,12 @@ impl Machine {
     }
 
     /// One boot with the program that is installed.
-    fn boot(&self, script: &str) -> Outcome {
+    pub(crate) fn boot(&self, script: &str) -> Outcome {
         let mut command = Command::new(format!("{TREE}/tests/boot/nspawn.sh"));
         command.arg(self.world.sysroot.dir()).arg(format!("{PRELUDE}{script}")).env_remove("APT_OSTREE");
-        command.env("BIND", directory()).env("TIMEOUT", "600");
+        let shared = [directory(), clients()].into_iter().filter(|dir| dir.exists());
+        let shared: Vec<_> = shared.map(|dir| dir.to_string_lossy().into_owned()).collect();
+        command.env("BIND", shared.join(":")).env("TIMEOUT", "600");
         let output = command.output().expect("the script starts");
         Outcome::new(&command, &output).exits(0)
     }

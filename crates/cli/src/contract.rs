@@ -173,3 +173,91 @@ fn commands_in_the_documentation_are_commands() {
     }
     assert!(count > 60, "only {count} lines were found");
 }
+
+/// What programs written for rpm-ostree pass, each with its options in the order of its source: MCO and rpmostree-client-go, Zincati,
+/// Ansible, GNOME Software, Discover, TuneD, kdumpctl, greenboot, uupd, osbuild, coreos-assembler, and scripts.
+const CLIENT_LINES: &str = "
+    status
+    status --json
+    status --json --booted
+    status --booted --json
+    status -b -v
+    status -J $.deployments[0].staged
+    status -b -J $.deployments[0].staged
+    status --jsonpath=$.deployments[0].staged
+    status --pending-exit-77
+    upgrade
+    upgrade --os debian --cache-only --allow-downgrade --peer
+    upgrade --check
+    upgrade --preview
+    update --check
+    update --preview
+    update --install p --install q --uninstall r --uninstall s
+    deploy \"\" --register-driver=Zincati
+    deploy --lock-finalization --skip-branch-check --disallow-downgrade revision=abc
+    deploy --lock-finalization --disallow-downgrade revision=sha256:abc
+    rebase fedora:fedora/43/x86_64/silverblue
+    rebase fedora/43/x86_64/silverblue
+    rebase :local-branch
+    rebase --experimental ostree-unverified-registry:quay.io/x/y:z
+    rebase --experimental ostree-unverified-image:oci:/path:tag
+    rebase --experimental ostree-unverified-image:containers-storage:sha256:abc
+    rebase --reboot ostree-image-signed:docker://ghcr.io/x/y:z
+    rebase --lock-finalization --disallow-downgrade remote:branch 0123
+    rollback
+    finalize-deployment 0123
+    finalize-deployment sha256:0123
+    cleanup -p
+    cleanup -r
+    cleanup -m
+    cleanup -rpmb
+    install --allow-inactive --idempotent --unchanged-exit-77 p q
+    install --apply-live --assumeyes --allow-inactive --idempotent --unchanged-exit-77 p
+    install -y -C p
+    install --cache-only --reboot ./p.deb
+    install https://example.org/p.deb
+    install p --uninstall q
+    uninstall --allow-inactive --idempotent --unchanged-exit-77 p
+    uninstall -y p --install q
+    override remove p q --install r
+    override remove p --install r --install s
+    override reset p --uninstall q
+    override reset p q --uninstall r
+    override replace --experimental --from repo=copr:x p q
+    override replace ./p.deb ./q.deb
+    reset
+    apply-live --allow-replacement
+    kargs
+    kargs --append=a=b --append c=d --append-if-missing=e --delete=f --delete-if-present=g=h --replace=i=j
+    kargs --delete-if-present=a --delete-if-present=b --append=a --append=c
+    kargs --delete=crashkernel=128M
+    kargs --replace=crashkernel=256M
+    initramfs --enable
+    reload
+    cancel
+    db list 0123
+    db list --repo /srv/repo 0123
+    db diff
+    db diff --changelogs --format=block 0123 4567
+    db diff -c 0123 4567
+    db diff --format=json --repo /srv/repo 0123 4567
+    compose commit --repo=r --parent=p --add-metadata-string=version=1 --write-composejson-to=f t root
+    compose postprocess tree t
+    compose container-encapsulate 0123 oci-archive:x --format-version 1 --repo r --cmd c --copymeta n --label l --max-layers 9
+    compose extensions t e
+    cliwrap install-to-root /
+";
+
+#[test]
+fn command_lines_of_clients_are_understood() {
+    for line in CLIENT_LINES.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        let words =
+            std::iter::once("rpm-ostree".to_owned()).chain(split(line).into_iter().map(|word| match word.as_str() {
+                "\"\"" => String::new(),
+                _ => word,
+            }));
+        if let Err(e) = <Cli as clap::Parser>::try_parse_from(words) {
+            panic!("{line}: {e}");
+        }
+    }
+}

@@ -125,27 +125,30 @@ pub(crate) async fn revision_diff(
         let deployment = find(sysroot, &stateroot, "", true)?;
         let origin = deployment.origin()?;
         let repo = sysroot.repo();
-        let target = repo.info(&resolve(&repo, &origin.refspec, &revision)?)?;
-        difference(sysroot, &deployment, &target, &origin.refspec)
+        let (commit, refspec) = resolve(&repo, &origin.refspec, &revision)?;
+        difference(sysroot, &deployment, &repo.info(&commit)?, &refspec)
     })
     .await
 }
 
-/// A checksum, `revision=`, a version of the origin's branch, a refspec, or a branch of the origin's remote.
-fn resolve(repo: &Repo, origin: &str, revision: &str) -> Result<String> {
+/// A checksum, `revision=`, a version of the origin's branch, a refspec, or a branch of the origin's remote: its commit, and what the
+/// origin would be then.
+fn resolve(repo: &Repo, origin: &str, revision: &str) -> Result<(String, String)> {
     let plain = revision.strip_prefix("revision=").unwrap_or(revision);
     let remote = origin.split_once(':').map(|(remote, _)| remote);
     let candidates = [Some(plain.to_owned()), remote.map(|remote| format!("{remote}:{plain}"))];
     for candidate in candidates.into_iter().flatten() {
         if let Ok(Some(commit)) = repo.try_resolve(&candidate) {
-            return Ok(commit);
+            // A commit by its name is one of the same branch.
+            let refspec = if candidate == commit { origin.to_owned() } else { candidate };
+            return Ok((commit, refspec));
         }
     }
     let version = plain.strip_prefix("version=").unwrap_or(plain);
     let mut next = repo.try_resolve(origin)?;
     while let Some(info) = next.map(|commit| repo.try_info(&commit)).transpose()?.flatten() {
         if info.version.as_deref() == Some(version) {
-            return Ok(info.checksum);
+            return Ok((info.checksum, origin.to_owned()));
         }
         next = info.parent;
     }
