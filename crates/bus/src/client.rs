@@ -47,15 +47,3 @@ pub trait Sysroot {
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_transaction_path(&self) -> zbus::Result<String>;
 }
-
-/// A transaction, on a connection of its own.
-#[proxy(interface = "org.projectatomic.rpmostree1.Transaction", default_path = "/", gen_blocking = false)]
-pub trait Transaction {
-    fn start(&self) -> zbus::Result<bool>;
-
-    #[zbus(allow_interactive_auth)]
-    fn cancel(&self) -> zbus::Result<()>;
-
-    #[zbus(property(emits_changed_signal = "const"))]
-    fn title(&self) -> zbus::Result<String>;
-}

@@ -40,14 +40,12 @@ pub mod errors {
     /// `G_IO_ERROR_BUSY` as GDBus puts it on the wire; GNOME Software waits and tries again on exactly this.
     pub const BUSY: &str = "org.gtk.GDBus.UnmappedGError.Quark._g_2dio_2derror_2dquark.Code26";
     pub const FAILED: &str = "org.projectatomic.rpmostreed.Error.Failed";
-    pub const INVALID_SYSROOT: &str = "org.projectatomic.rpmostreed.Error.InvalidSysroot";
-    pub const INVALID_REFSPEC: &str = "org.projectatomic.rpmostreed.Error.InvalidRefspec";
     pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
     pub const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
     pub const NOT_SUPPORTED: &str = "org.freedesktop.DBus.Error.NotSupported";
 }
 
-/// The polkit actions. All but the last two are rpm-ostree's, under its ids: rules of other packages name them.
+/// The polkit actions. All but the last are rpm-ostree's, under its ids: rules of other packages name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     InstallUninstallPackages,
@@ -128,6 +126,16 @@ pub fn os_path(osname: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn polkit_knows_every_action() {
+        let policy =
+            include_str!("../../../data/package/usr/share/polkit-1/actions/org.projectatomic.rpmostree1.policy");
+        for action in Action::ALL {
+            assert!(policy.contains(&format!("<action id=\"{}\">", action.id())), "{action:?}");
+        }
+        assert_eq!(policy.matches("<action ").count(), Action::ALL.len());
+    }
 
     #[test]
     fn paths_of_stateroots() {

@@ -6,8 +6,8 @@
 //! it: cancelling is SIGTERM to the group, and SIGKILL after [`GRACE`].
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -139,7 +139,7 @@ impl Worker {
         match answer {
             Some(answer) => Ok(answer),
             None if self.cancelled_at.is_some() => Err(Error::new(ErrorKind::Cancelled, "Transaction cancelled")),
-            None => Err(died(status)),
+            None => Err(interruption::died(status)),
         }
     }
 
@@ -161,20 +161,6 @@ impl Worker {
             let _ = kill_process_group(pid, signal);
         }
     }
-}
-
-fn died(status: ExitStatus) -> Error {
-    let how = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "no status".to_owned(),
-    };
-    let error = Error::failed(format!("The worker process ended without a report ({how})"))
-        .hint("Nothing was changed: a new deployment appears only once it is complete.");
-    if status.signal() == Some(9) {
-        return error.hint("The kernel kills processes when memory runs out; `journalctl -k` would say so.");
-    }
-    error
 }
 
 #[cfg(test)]

@@ -48,9 +48,7 @@ pub(crate) fn worker_unit(unit: &str, service: &str, title: &str) -> Result<Laun
     command.arg(format!("--unit={unit}")).arg(format!("--description=apt-ostree transaction: {title}"));
     // Not more than the machine can spare, and a stop that a hanging script cannot hold up.
     command.args(["--property=MemoryMax=80%", "--property=TimeoutStopSec=10"]);
-    if !service.is_empty() {
-        command.arg(format!("--property=BindsTo={service}")).arg(format!("--property=After={service}"));
-    }
+    command.arg(format!("--property=BindsTo={service}")).arg(format!("--property=After={service}"));
     for (key, value) in inner.command.get_envs() {
         if let Some(value) = value {
             command.arg(format!("--setenv={}={}", key.to_string_lossy(), value.to_string_lossy()));

@@ -10,7 +10,7 @@ use zbus::fdo::ObjectManager;
 use crate::journal;
 use crate::manager::Manager;
 use crate::os::{Os, OsExperimental};
-use crate::state::{Daemon, Snapshot, is_reserved};
+use crate::state::{Daemon, Snapshot};
 use crate::sysroot::Sysroot;
 
 /// Those that are always there.
@@ -31,7 +31,8 @@ pub(crate) async fn publish(daemon: &Arc<Daemon>, old: &Snapshot, new: &Snapshot
         for name in &snapshot.stateroots {
             owners.entry(os_path(name)).or_insert_with(|| name.clone());
         }
-        owners.retain(|path, _| !is_reserved(path));
+        // That object has it.
+        owners.remove(SYSROOT_PATH);
         owners
     };
     let (before, after) = (owners(old), owners(new));

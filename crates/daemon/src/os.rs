@@ -47,10 +47,6 @@ impl Os {
         let _call = self.daemon.call();
         Caller::of(connection, header).await?.authorize(connection, method, &BTreeSet::from([action])).await
     }
-
-    fn modifiers(entries: [(&str, Value<'static>); 1]) -> Dict {
-        wire::plain(entries)
-    }
 }
 
 #[interface(name = "org.projectatomic.rpmostree1.OS")]
@@ -98,7 +94,7 @@ impl Os {
         revision: String,
         options: Dict,
     ) -> Result<String, Refusal> {
-        let modifiers = Self::modifiers([("set-revision", Value::from(checked(&revision)?))]);
+        let modifiers = wire::plain([("set-revision", Value::from(checked(&revision)?))]);
         let job = self.target().update("Deploy", &Given(&modifiers), &Given(&options))?;
         self.begin(connection, &header, job).await
     }
@@ -125,7 +121,7 @@ impl Os {
     ) -> Result<String, Refusal> {
         // rpm-ostree ignores them as well.
         drop(packages);
-        let mut modifiers = Self::modifiers([("set-refspec", Value::from(checked(&refspec)?))]);
+        let mut modifiers = wire::plain([("set-refspec", Value::from(checked(&refspec)?))]);
         if let Some(revision) = Given(&options).text("revision")? {
             modifiers.extend(wire::plain([("set-revision", Value::from(revision))]));
         }
@@ -354,7 +350,8 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<String, Refusal> {
         let verb = upgrade(PackageChanges::default(), false, true);
-        self.package_diff(connection, &header, "DownloadUpdateRpmDiff", verb).await
+        let job = self.target().job("DownloadUpdateRpmDiff", verb, &Given(&Dict::new()))?;
+        self.package_diff(connection, &header, job).await
     }
 
     #[zbus(name = "GetCachedDeployRpmDiff", out_args("diff", "details"))]
@@ -366,8 +363,7 @@ impl Os {
         packages: Vec<String>,
     ) -> Result<(Vec<DiffEntry>, Dict), Refusal> {
         drop(packages);
-        self.may(connection, &header, "GetCachedDeployRpmDiff", Action::RepoRefresh).await?;
-        question::revision_diff(&self.daemon, &self.name, &checked(&revision)?).await
+        self.cached_diff(connection, &header, "GetCachedDeployRpmDiff", &revision).await
     }
 
     #[zbus(name = "DownloadDeployRpmDiff", out_args("transaction_address"))]
@@ -387,7 +383,8 @@ impl Os {
             disallow_downgrade: false,
             driver: None,
         };
-        self.package_diff(connection, &header, "DownloadDeployRpmDiff", verb).await
+        let job = self.target().job("DownloadDeployRpmDiff", verb, &Given(&Dict::new()))?;
+        self.package_diff(connection, &header, job).await
     }
 
     #[zbus(name = "GetCachedRebaseRpmDiff", out_args("diff", "details"))]
@@ -399,8 +396,7 @@ impl Os {
         packages: Vec<String>,
     ) -> Result<(Vec<DiffEntry>, Dict), Refusal> {
         drop(packages);
-        self.may(connection, &header, "GetCachedRebaseRpmDiff", Action::RepoRefresh).await?;
-        question::revision_diff(&self.daemon, &self.name, &checked(&refspec)?).await
+        self.cached_diff(connection, &header, "GetCachedRebaseRpmDiff", &refspec).await
     }
 
     #[zbus(name = "DownloadRebaseRpmDiff", out_args("transaction_address"))]
@@ -412,12 +408,10 @@ impl Os {
         packages: Vec<String>,
     ) -> Result<String, Refusal> {
         drop(packages);
-        let modifiers = Self::modifiers([("set-refspec", Value::from(checked(&refspec)?))]);
+        let modifiers = wire::plain([("set-refspec", Value::from(checked(&refspec)?))]);
         let options = wire::plain([("download-only", Value::from(true))]);
-        let mut job = self.target().update("DownloadRebaseRpmDiff", &Given(&modifiers), &Given(&options))?;
-        job.actions = BTreeSet::from([Action::RepoRefresh]);
-        job.title = "package-diff".into();
-        self.begin(connection, &header, job).await
+        let job = self.target().update("DownloadRebaseRpmDiff", &Given(&modifiers), &Given(&options))?;
+        self.package_diff(connection, &header, job).await
     }
 
     async fn what_provides(&self, provides: Vec<String>) -> Result<Vec<Dict>, Refusal> {
@@ -466,17 +460,28 @@ impl Os {
 }
 
 impl Os {
+    /// What a `Download…RpmDiff` begins: it changes no deployment, whatever its verb could.
     async fn package_diff(
         &self,
         connection: &Connection,
         header: &Header<'_>,
-        method: &'static str,
-        verb: Verb,
+        mut job: Job,
     ) -> Result<String, Refusal> {
-        let mut job = self.target().job(method, verb, &Given(&Dict::new()))?;
         job.actions = BTreeSet::from([Action::RepoRefresh]);
         job.title = "package-diff".into();
         self.begin(connection, header, job).await
+    }
+
+    /// What the `GetCached…RpmDiff` of the same name answers.
+    async fn cached_diff(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        method: &str,
+        revision: &str,
+    ) -> Result<(Vec<DiffEntry>, Dict), Refusal> {
+        self.may(connection, header, method, Action::RepoRefresh).await?;
+        question::revision_diff(&self.daemon, &self.name, &checked(revision)?).await
     }
 }
 

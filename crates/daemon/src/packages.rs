@@ -40,12 +40,11 @@ pub struct Found {
 }
 
 pub(crate) async fn ask(daemon: &Arc<Daemon>, stateroot: &str, kind: Kind, names: &[String]) -> Answer<Vec<Dict>> {
-    let _call = daemon.call();
     if names.len() > MAX_NAMES {
         return Err(Refusal::invalid(format!("More than {MAX_NAMES} names")));
     }
     // Each has libapt's cache in its memory.
-    let _turn = daemon.questions.acquire().await.map_err(|e| Refusal::failed(e.to_string()))?;
+    let _turn = daemon.turn().await?;
     let sysroot = &daemon.sysroot;
     if names.is_empty() {
         return Ok(Vec::new());

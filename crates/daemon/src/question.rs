@@ -21,8 +21,7 @@ async fn ask<T: Send + 'static>(
     daemon: &Arc<Daemon>,
     question: impl FnOnce(&Sysroot) -> Result<T> + Send + 'static,
 ) -> Answer<T> {
-    let _call = daemon.call();
-    let _turn = daemon.questions.acquire().await.map_err(|e| Refusal::failed(e.to_string()))?;
+    let _turn = daemon.turn().await?;
     let sysroot = daemon.sysroot.clone();
     let answer = tokio::task::spawn_blocking(move || question(&Sysroot::open(&sysroot)?)).await;
     Ok(answer.map_err(|e| Refusal::failed(e.to_string()))??)

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use apt_ostree_bus::{Dict, SYSROOT_PATH, errors, os_path};
+use apt_ostree_bus::{Dict, errors, os_path};
 use apt_ostree_core::model::settings::Settings;
 use apt_ostree_core::operation::{Report, Request};
 use apt_ostree_core::status::SysrootStatus;
 use apt_ostree_core::sysroot::Sysroot;
-use apt_ostree_core::{Error, Result};
+use apt_ostree_core::{Error, ErrorKind, Result};
 use serde_json::Value as Json;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, broadcast};
 use zbus::Connection;
 
 use crate::caller::Caller;
@@ -76,12 +76,6 @@ impl Snapshot {
     }
 }
 
-/// Somebody who asked not to be left alone.
-#[derive(Clone, Debug)]
-pub(crate) struct Client {
-    pub(crate) id: String,
-}
-
 /// See [`Daemon::call`].
 #[derive(Debug)]
 pub(crate) struct Call(Arc<Daemon>);
@@ -103,7 +97,8 @@ pub(crate) struct Daemon {
     unit: String,
     snapshot: Mutex<Arc<Snapshot>>,
     settings: Mutex<Settings>,
-    clients: Mutex<BTreeMap<String, Client>>,
+    /// Who asked not to be left alone: unique names, and the id that each gave.
+    clients: Mutex<BTreeMap<String, String>>,
     slot: Mutex<Option<Arc<Transaction>>>,
     last: Mutex<Option<Json>>,
     active: Mutex<Instant>,
@@ -145,7 +140,7 @@ impl Daemon {
             serial: AtomicU64::new(0),
             vanished: broadcast::Sender::new(64),
             reloading: tokio::sync::Mutex::default(),
-            questions: tokio::sync::Semaphore::new(2),
+            questions: Semaphore::new(2),
             calls: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
         })
@@ -188,6 +183,13 @@ impl Daemon {
         Call(self.clone())
     }
 
+    /// The same for a question that has to wait its turn.
+    pub(crate) async fn turn(self: &Arc<Self>) -> Answer<(Call, SemaphorePermit<'_>)> {
+        let call = self.call();
+        let permit = self.questions.acquire().await.map_err(|e| Refusal::failed(e.to_string()))?;
+        Ok((call, permit))
+    }
+
     /// From here on nothing new is begun; false while something is going on.
     pub(crate) fn leave(&self) -> bool {
         self.leaving.store(true, Ordering::Relaxed);
@@ -201,7 +203,7 @@ impl Daemon {
     }
 
     pub(crate) fn register(&self, name: &str, id: String) {
-        lock(&self.clients).insert(name.to_owned(), Client { id });
+        lock(&self.clients).insert(name.to_owned(), id);
         self.touch();
     }
 
@@ -211,7 +213,7 @@ impl Daemon {
     }
 
     fn client_id(&self, name: &str) -> String {
-        lock(&self.clients).get(name).map_or_else(|| "unknown".into(), |client| client.id.clone())
+        lock(&self.clients).get(name).cloned().unwrap_or_else(|| "unknown".into())
     }
 
     /// Reads the settings again. A file that cannot be read leaves them as they are.
@@ -347,7 +349,7 @@ impl Daemon {
             () = tokio::time::sleep(START_TIMEOUT) => Some("client did not call Start in time; cancelling transaction"),
         };
         let outcome = match why {
-            Some(why) => Err(transaction::not_started(why)),
+            Some(why) => Err(Error::new(ErrorKind::Cancelled, why)),
             None => self.work(transaction, &job.requests).await,
         };
         if let Err(e) = self.reload().await {
@@ -457,9 +459,4 @@ fn busy(running: &Transaction) -> Refusal {
             running.title
         ),
     )
-}
-
-/// Objects are below this path; the sysroot's own is [`SYSROOT_PATH`].
-pub(crate) fn is_reserved(path: &str) -> bool {
-    path == SYSROOT_PATH
 }

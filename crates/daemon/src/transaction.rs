@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use apt_ostree_bus::{TRANSACTION, TRANSACTION_LINES, TRANSACTION_PATH};
+use apt_ostree_core::Result;
 use apt_ostree_core::event::Event;
 use apt_ostree_core::operation::{Line, Report};
-use apt_ostree_core::{Error, Result};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use zbus::object_server::ResponseDispatchNotifier;
@@ -554,9 +554,4 @@ pub(crate) async fn raised(mut flag: watch::Receiver<bool>) {
     if flag.wait_for(|up| *up).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// The error of a transaction that nobody started.
-pub(crate) fn not_started(why: &str) -> Error {
-    Error::new(apt_ostree_core::ErrorKind::Cancelled, why.to_owned())
 }

@@ -2,9 +2,8 @@
 //!
 //! Owns the process and its unit; knows nothing of the bus. Protocol: `cli/src/worker.rs`.
 
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use apt_ostree_core::operation::interruption;
@@ -87,7 +86,11 @@ pub(crate) async fn run(
                 // The outcome is the news, and the next transaction empties it as well.
                 let _ = clean(&request.sysroot).await;
             }
-            Err(if cancelled { Error::new(ErrorKind::Cancelled, "Transaction cancelled") } else { died(status) })
+            Err(if cancelled {
+                Error::new(ErrorKind::Cancelled, "Transaction cancelled")
+            } else {
+                interruption::died(status)
+            })
         }
     }
 }
@@ -96,7 +99,7 @@ pub(crate) async fn run(
 #[derive(Debug)]
 pub(crate) struct Unit {
     pub(crate) name: String,
-    /// The unit of the service; empty when it runs in none.
+    /// The unit of the service.
     pub(crate) service: String,
     pub(crate) title: String,
 }
@@ -141,18 +144,4 @@ impl Group {
             let _ = kill_process_group(pid, signal);
         }
     }
-}
-
-fn died(status: ExitStatus) -> Error {
-    let how = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "no status".to_owned(),
-    };
-    let error = Error::failed(format!("The worker process ended without a report ({how})"))
-        .hint("Nothing was changed: a new deployment appears only once it is complete.");
-    if status.signal() == Some(9) || status.code() == Some(137) {
-        return error.hint("The kernel kills processes when memory runs out; `journalctl -k` would say so.");
-    }
-    error
 }

@@ -1,9 +1,11 @@
 //! After a worker was killed: what it could not clean up itself. Its mounts ended with its mount namespace, and
-//! libostree removes its own leftovers with the next deployment; what stays is scratch space.
+//! libostree removes its own leftovers with the next deployment; what stays is scratch space, and somebody to be told.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::ExitStatus;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::namespace;
 use crate::repo::Repo;
 use crate::sysroot::Sysroot;
@@ -24,4 +26,20 @@ pub fn clean_repo(path: &Path) -> Result<()> {
         return Ok(());
     }
     super::compose_tree::empty_scratch(&Repo::open(path)?)
+}
+
+/// The error of a worker that ended without a report.
+pub fn died(status: ExitStatus) -> Error {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no status".to_owned(),
+    };
+    let error = Error::failed(format!("The worker process ended without a report ({how})"))
+        .hint("Nothing was changed: a new deployment appears only once it is complete.");
+    // 137: a program in between tells of signal 9 so.
+    if status.signal() == Some(9) || status.code() == Some(137) {
+        return error.hint("The kernel kills processes when memory runs out; `journalctl -k` would say so.");
+    }
+    error
 }
