@@ -102,12 +102,7 @@ pub(crate) fn driver(driver: &UpdateDriver) -> String {
 pub(crate) fn refuse_driven(root: &Path) -> Result<()> {
     let Some(driver) = UpdateDriver::read(root) else { return Ok(()) };
     let state = show(&[&driver.unit], &["ActiveState"]).pop().unwrap_or_default();
-    driver.refuse(property(&state, "ActiveState"), own_unit().as_deref())
-}
-
-/// The systemd unit that this process is in.
-pub(crate) fn own_unit() -> Option<String> {
-    update_driver::unit_of(&std::fs::read_to_string("/proc/self/cgroup").ok()?)
+    driver.refuse(property(&state, "ActiveState"), update_driver::unit_of_process("self").as_deref())
 }
 
 #[cfg(test)]

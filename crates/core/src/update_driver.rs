@@ -78,6 +78,11 @@ pub fn unit_of(cgroup: &str) -> Option<String> {
     unified.chain(named).find_map(|path| path.split('/').find(unit)).map(ToOwned::to_owned)
 }
 
+/// The same for a process that runs: its number, or `self`. `None` also where nobody may look.
+pub fn unit_of_process(process: &str) -> Option<String> {
+    unit_of(&std::fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +125,11 @@ mod tests {
         assert_eq!(unit("0::/system.slice/zincati.service\n"), "zincati.service");
         assert_eq!(unit("0::/user.slice/user-0.slice/session-3.scope\n"), "session-3.scope");
         assert_eq!(unit("0::/system.slice/a.service/b.scope\n"), "a.service");
+        // The manager of a user is the unit that the system's knows.
+        let app = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope\n";
+        assert_eq!(unit(app), "user@1000.service");
+        assert_eq!(unit("0::/system.slice/ssh.service\n"), "ssh.service");
+        assert_eq!(unit(""), "");
         assert_eq!(unit("12:cpu:/x\n1:name=systemd:/system.slice/ssh.service\n"), "ssh.service");
         assert_eq!(unit("0::/\n"), "");
         assert_eq!(unit("9:name=systemd:/\n1:cpu:/\n0::/system.slice/x.service\n"), "x.service");

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use apt_ostree_bus::{Action, errors};
+use apt_ostree_core::update_driver;
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
 use zbus::names::BusName;
@@ -33,8 +34,8 @@ impl Caller {
         let bus = DBusProxy::new(connection).await?;
         let credentials = bus.get_connection_credentials(BusName::from(sender.as_ref())).await?;
         let uid = credentials.unix_user_id().ok_or_else(|| Refusal::failed("The bus does not know who calls"))?;
-        let unit = credentials.process_id().map(unit_of).unwrap_or_default();
-        Ok(Self { name: sender.to_string(), uid, unit })
+        let unit = credentials.process_id().and_then(|pid| update_driver::unit_of_process(&pid.to_string()));
+        Ok(Self { name: sender.to_string(), uid, unit: unit.unwrap_or_default() })
     }
 
     /// All actions must pass. `method` is for the text of the refusal.
@@ -110,38 +111,8 @@ pub(crate) async fn peer_may_cancel(
     }
 }
 
-/// The unit of a process: the last `.service` or `.scope` of its control group.
-pub(crate) fn unit_of(pid: u32) -> String {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    unit_in(&text)
-}
-
-fn unit_in(cgroup: &str) -> String {
-    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
-    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
-    path.split('/').rfind(is_unit).unwrap_or_default().to_owned()
-}
-
 /// logind's record of a user.
 fn has_active_session(uid: u32) -> bool {
     let text = std::fs::read_to_string(format!("/run/systemd/users/{uid}")).unwrap_or_default();
     text.lines().any(|line| matches!(line, "STATE=active" | "STATE=online"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn units() {
-        for (text, unit) in [
-            ("0::/system.slice/ssh.service\n", "ssh.service"),
-            ("0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
-            ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope\n", "app-x.scope"),
-            ("0::/\n", ""),
-            ("", ""),
-        ] {
-            assert_eq!(unit_in(text), unit, "{text}");
-        }
-    }
 }

@@ -13,6 +13,7 @@ use apt_ostree_core::model::settings::Settings;
 use apt_ostree_core::operation::{Report, Request};
 use apt_ostree_core::status::SysrootStatus;
 use apt_ostree_core::sysroot::Sysroot;
+use apt_ostree_core::update_driver;
 use apt_ostree_core::{Error, ErrorKind, Result};
 use serde_json::Value as Json;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, broadcast};
@@ -23,7 +24,7 @@ use crate::job::Job;
 use crate::refusal::{Answer, Refusal};
 use crate::transaction::{self, Transaction};
 use crate::worker::Unit;
-use crate::{caller, journal, launch, wire, worker};
+use crate::{journal, launch, wire, worker};
 
 /// A transaction that nobody starts does not keep others out for longer.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -128,7 +129,7 @@ impl Daemon {
             sysroot,
             bus,
             runtime,
-            unit: caller::unit_of(std::process::id()),
+            unit: update_driver::unit_of_process("self").unwrap_or_default(),
             snapshot: Mutex::default(),
             settings: Mutex::default(),
             clients: Mutex::default(),

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 
 use apt_ostree_core::Error;
 use apt_ostree_core::operation::Verb;
-use apt_ostree_core::update_driver::UpdateDriver;
+use apt_ostree_core::update_driver::{self, UpdateDriver};
 use clap::Args;
 
 use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes, transaction_options};
 use crate::args::{Failure, not_available, usage};
-use crate::units;
 
 #[derive(Debug, Args)]
 #[command(override_usage = "apt-ostree deploy [OPTIONS] REVISION")]
@@ -59,7 +58,7 @@ fn driver(app: &App, name: String) -> Result<UpdateDriver, Failure> {
     if app.sysroot()? != Path::new("/") {
         return usage("--register-driver is for the booted system, not for one in a directory");
     }
-    let unit = units::own_unit().ok_or_else(|| {
+    let unit = update_driver::unit_of_process("self").ok_or_else(|| {
         Error::usage(format!("The update driver {name} does not run in a systemd unit"))
             .hint("A driver is a service: the unit tells whether it is at work.")
     })?;
