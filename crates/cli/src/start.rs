@@ -4,9 +4,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+
+use apt_ostree_core::{Context, Result};
 
 /// The name of the program.
 pub(crate) const NAME: &str = "apt-ostree";
@@ -37,6 +39,11 @@ pub(crate) fn name() -> &'static str {
 /// Whether the program was called as `rpm-ostree`.
 pub(crate) fn compatible() -> bool {
     name() == COMPATIBLE
+}
+
+/// The path of this program, for a process of its own.
+pub(crate) fn program() -> Result<PathBuf> {
+    std::env::current_exe().context(|| "Finding the path of this program")
 }
 
 /// Programs are found by `PATH`, in this process, in its children and in libraries, so it must be there. Some clients clear the

@@ -33,7 +33,7 @@ enum Message {
 /// Runs the request to its end.
 pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Report> {
     let document = serde_json::to_vec(request).context(|| "Writing the request")?;
-    let Launch { command, generator: _generator } = launch::worker()?;
+    let Launch { command, generator: _generator } = launch::worker(&crate::start::program()?)?;
     let (outcome, answered) = run_command(command, &document, terminal);
     // A worker that was killed leaves its scratch space. One that answered has cleaned up, but for the tree of a failed
     // script, where it can be run again: a mistyped command must not take that away.

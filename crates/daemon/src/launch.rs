@@ -24,16 +24,15 @@ pub struct Launch {
     pub generator: Option<TempPath>,
 }
 
-/// This program as a worker.
-pub fn worker() -> Result<Launch> {
-    let exe = std::env::current_exe().context(|| "Finding the path of this program")?;
+/// The program as a worker.
+pub fn worker(program: &Path) -> Result<Launch> {
     // unshare(1) becomes the worker by exec, so the process started here is the worker.
     let mut command = if rustix::process::geteuid().is_root() {
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "--"]).arg(exe);
+        command.args(["--mount", "--propagation", "private", "--"]).arg(program);
         command
     } else {
-        Command::new(exe)
+        Command::new(program)
     };
     command.arg("worker");
     let generator = name_menu_generator(&mut command)?;
@@ -41,8 +40,8 @@ pub fn worker() -> Result<Launch> {
 }
 
 /// The same in a unit that ends with `service`.
-pub(crate) fn worker_unit(unit: &str, service: &str, title: &str) -> Result<Launch> {
-    let inner = worker()?;
+pub(crate) fn worker_unit(program: &Path, unit: &str, service: &str, title: &str) -> Result<Launch> {
+    let inner = worker(program)?;
     let mut command = Command::new("systemd-run");
     command.args(["--pipe", "--wait", "--collect", "--quiet", "--service-type=exec", "--expand-environment=no"]);
     command.arg(format!("--unit={unit}")).arg(format!("--description=apt-ostree transaction: {title}"));

@@ -1,9 +1,10 @@
 //! The service: answers on the bus under rpm-ostree's name, asks polkit, runs one transaction at a time in a worker process.
 //!
-//! It reads the sysroot and writes nothing but its sockets and copies of package files; every change is a worker's. It keeps no
-//! state that matters: killed at any moment, it is started again by the next call. One thread answers; what may block runs on
-//! others.
+//! It writes nothing but its sockets and copies of package files. Every change is a worker's, and what it tells of the sysroot is
+//! read by a process of its own ([`answer`]): the program `apt-ostreed` has no library of the engine in it. It keeps no state that
+//! matters: killed at any moment, it is started again by the next call. One thread answers; what may block runs on others.
 
+pub mod answer;
 mod caller;
 mod files;
 mod job;
@@ -14,7 +15,7 @@ mod manager;
 mod objects;
 mod os;
 pub mod packages;
-mod question;
+pub mod question;
 mod queue;
 mod refusal;
 mod state;
@@ -44,6 +45,8 @@ const DRAIN: Duration = Duration::from_millis(200);
 /// What `start-daemon` is told.
 #[derive(Debug)]
 pub struct Options {
+    /// The program `apt-ostree`: it works and reads for the service, each time in a process of its own.
+    pub program: PathBuf,
     pub sysroot: PathBuf,
     /// Overrides the settings; for tests.
     pub idle_exit: Option<u64>,
@@ -67,7 +70,7 @@ async fn run(options: &Options) -> Result<()> {
     let on_machine = options.sysroot == std::path::Path::new("/");
     let runtime =
         if on_machine && std::path::Path::new(RUNTIME).is_dir() { RUNTIME.into() } else { scratch.path().to_owned() };
-    let daemon = Daemon::new(options.sysroot.clone(), bus.clone(), runtime.clone());
+    let daemon = Daemon::new(options.program.clone(), options.sysroot.clone(), bus.clone(), runtime.clone());
     if let Err(e) = daemon.reload_settings().await {
         // Nobody could even look at the system. What changes it reads the settings again, and refuses.
         journal::warning(&format!("The settings are those of a system without any: {e}"));

@@ -54,8 +54,7 @@ pub(crate) async fn ask(daemon: &Arc<Daemon>, stateroot: &str, kind: Kind, names
         Kind::Provides => "provides",
         Kind::Search => "search",
     };
-    let exe = std::env::current_exe().map_err(|e| Refusal::failed(e.to_string()))?;
-    let mut command = Command::new(exe);
+    let mut command = Command::new(&daemon.program);
     command.arg(format!("--sysroot={}", sysroot.display())).args(["internals", "packages", kind]);
     command.arg(format!("--stateroot={stateroot}")).arg("--").args(names);
     command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -1,99 +1,108 @@
-//! Questions about a sysroot: boot configuration, apt sources, package differences. Read with libostree on a thread of its own;
-//! takes no lock and changes nothing.
+//! Questions about a sysroot and about packages. Each is answered by a process of its own, `apt-ostree internals`: the service
+//! links neither libostree nor libapt, so it is small, and what goes wrong in them is the end of an answer, never of the service.
+//! Nothing is locked or changed but by [`Question::Clean`].
 
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apt_ostree_bus::{Dict, DiffEntry};
-use apt_ostree_core::compose::input;
 use apt_ostree_core::model::diff::PackageDiff;
-use apt_ostree_core::repo::Repo;
-use apt_ostree_core::repo::metadata::CommitInfo;
-use apt_ostree_core::sysroot::{Deployment, Sysroot};
-use apt_ostree_core::{Error, ErrorKind, Result};
-use zbus::zvariant::Value;
+use apt_ostree_core::{Context, Error, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
-use crate::refusal::{Answer, Refusal};
+use crate::refusal::Answer;
 use crate::state::Daemon;
 use crate::wire;
 
-/// Runs a question away from the thread that answers the bus.
-async fn ask<T: Send + 'static>(
-    daemon: &Arc<Daemon>,
-    question: impl FnOnce(&Sysroot) -> Result<T> + Send + 'static,
-) -> Answer<T> {
-    let _turn = daemon.turn().await?;
-    let sysroot = daemon.sysroot.clone();
-    let answer = tokio::task::spawn_blocking(move || question(&Sysroot::open(&sysroot)?)).await;
-    Ok(answer.map_err(|e| Refusal::failed(e.to_string()))??)
+/// Much more than any of them takes; a disk that hangs must not hold up the service for ever.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What `apt-ostree internals answer` reads from its stdin. It writes the answer, or the error, as JSON (see [`Reply`]).
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "question", rename_all = "kebab-case")]
+pub enum Question {
+    /// Deployments and the cached update: a [`Sysroot`].
+    Sysroot,
+    /// The boot entry of a deployment: a dictionary.
+    BootConfig { stateroot: String, id: String, pending: bool },
+    /// The apt sources of the deployment that questions are asked of: a list of dictionaries.
+    Sources { stateroot: String },
+    /// Between two deployments: a [`PackageDiff`].
+    DeploymentsDiff { stateroot: String, from: String, to: String },
+    /// From the booted deployment to a revision or ref of the repository: a [`Difference`].
+    RevisionDiff { stateroot: String, revision: String },
+    /// Nothing is asked: what a worker left that was killed is removed.
+    Clean,
 }
 
-/// A deployment by its id; the booted one (or the one that boots next) for an empty id.
-fn find(sysroot: &Sysroot, stateroot: &str, id: &str, default_booted: bool) -> Result<Deployment> {
-    let list = sysroot.deployments_of(stateroot);
-    let found = match id {
-        "" if default_booted => list.iter().find(|d| d.booted).or(list.first()),
-        "" => list.first(),
-        _ => list.iter().find(|d| format!("{}-{}", d.stateroot(), d.name()) == id),
-    };
-    found
-        .cloned()
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("Deployment with id '{}' not found", id.escape_debug())))
+/// The sysroot at one moment.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Sysroot {
+    /// Deployments in boot order, as `status --json` has them.
+    pub deployments: Vec<Json>,
+    pub cached_update: Option<Json>,
+}
+
+/// Packages of the base against those of the target, and what is to say of the target.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Difference {
+    pub packages: PackageDiff,
+    pub target: Map<String, Json>,
+}
+
+/// The one line that the process writes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply<T> {
+    Answer(T),
+    Error(Error),
+}
+
+/// Asks, whoever else is asking.
+pub(crate) async fn ask<T: DeserializeOwned>(program: &Path, sysroot: &Path, question: &Question) -> Result<T> {
+    let document = serde_json::to_vec(question).context(|| "Writing a question")?;
+    let mut command = Command::new(program);
+    command.arg(format!("--sysroot={}", sysroot.display())).args(["internals", "answer"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().context(|| format!("Starting {}", program.display()))?;
+    // A process that is gone already says why by its exit status.
+    let _ = child.stdin.take().expect("stdin is piped").write_all(&document).await;
+    let output = tokio::time::timeout(TIMEOUT, child.wait_with_output())
+        .await
+        .map_err(|_| Error::failed("Reading the system takes too long"))?
+        .context(|| "Waiting for the process that reads the system")?;
+    match serde_json::from_slice(&output.stdout) {
+        Ok(Reply::Answer(answer)) => Ok(answer),
+        Ok(Reply::Error(error)) => Err(error),
+        Err(_) => {
+            Err(Error::failed(format!("The process that reads the system ended without an answer ({})", output.status)))
+        }
+    }
+}
+
+/// Asks for a caller, who waits for his turn.
+async fn ask_in_turn<T: DeserializeOwned>(daemon: &Arc<Daemon>, question: &Question) -> Answer<T> {
+    let _turn = daemon.turn().await?;
+    Ok(ask(&daemon.program, &daemon.sysroot, question).await?)
 }
 
 /// `title`, `linux`, `initrd`, `options`, `version` and `staged`; a staged deployment has no entry yet, only arguments.
 pub(crate) async fn boot_config(daemon: &Arc<Daemon>, stateroot: &str, id: &str, pending: bool) -> Answer<Dict> {
-    let (stateroot, id) = (stateroot.to_owned(), id.to_owned());
-    ask(daemon, move |sysroot| {
-        let deployment = find(sysroot, &stateroot, &id, !pending)?;
-        let mut dict = wire::plain([("staged", Value::from(deployment.is_staged()))]);
-        let keys: &[&str] =
-            if deployment.is_staged() { &["options"] } else { &["title", "linux", "initrd", "options", "version"] };
-        for key in keys {
-            if let Some(value) = deployment.boot_entry(key) {
-                dict.extend(wire::plain([(*key, Value::from(value))]));
-            }
-        }
-        Ok(dict)
-    })
-    .await
+    let question = Question::BootConfig { stateroot: stateroot.to_owned(), id: id.to_owned(), pending };
+    Ok(wire::nearest(&ask_in_turn(daemon, &question).await?))
 }
 
 /// The apt sources of the deployment that questions are asked of.
 pub(crate) async fn sources(daemon: &Arc<Daemon>, stateroot: &str) -> Answer<Vec<Dict>> {
-    let stateroot = stateroot.to_owned();
-    ask(daemon, move |sysroot| {
-        let deployment = find(sysroot, &stateroot, "", true)?;
-        let mut list = Vec::new();
-        for (id, source) in input::named_sources(&sysroot.directory(&deployment).join("etc/apt"))? {
-            let description = format!(
-                "{} {} {}",
-                source.uris.iter().map(|uri| without_password(uri)).collect::<Vec<_>>().join(" "),
-                source.suites.join(" "),
-                source.components.join(" ")
-            );
-            let is_devel =
-                ["sid", "unstable", "experimental", "testing"].iter().any(|s| source.suites.iter().any(|x| x == s));
-            list.push(wire::plain([
-                ("id", Value::from(id)),
-                ("description", Value::from(description.trim_end().to_owned())),
-                ("is-devel", Value::from(is_devel)),
-                ("is-source", Value::from(source.types.iter().all(|t| t == "deb-src"))),
-                ("is-enabled", Value::from(source.enabled)),
-            ]));
-        }
-        Ok(list)
-    })
-    .await
-}
-
-/// Anybody may ask, and a source may have the password of its archive in its address.
-fn without_password(uri: &str) -> String {
-    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
-    let host = rest.split('/').next().unwrap_or_default();
-    match host.rsplit_once('@') {
-        Some((secret, _)) => format!("{scheme}://{}", &rest[secret.len() + 1..]),
-        None => uri.to_owned(),
-    }
+    let question = Question::Sources { stateroot: stateroot.to_owned() };
+    let list: Vec<Json> = ask_in_turn(daemon, &question).await?;
+    Ok(list.iter().map(wire::nearest).collect())
 }
 
 /// What is different between two deployments: the booted one and the next one for empty ids.
@@ -104,13 +113,8 @@ pub(crate) async fn deployments_diff(
     to: &str,
 ) -> Answer<Vec<DiffEntry>> {
     let (stateroot, from, to) = (stateroot.to_owned(), from.to_owned(), to.to_owned());
-    ask(daemon, move |sysroot| {
-        let (from, to) = (find(sysroot, &stateroot, &from, true)?, find(sysroot, &stateroot, &to, false)?);
-        let repo = sysroot.repo();
-        let diff = PackageDiff::between(&repo.packages(&from.checksum())?, &repo.packages(&to.checksum())?);
-        Ok(wire::package_diff(&diff))
-    })
-    .await
+    let diff: PackageDiff = ask_in_turn(daemon, &Question::DeploymentsDiff { stateroot, from, to }).await?;
+    Ok(wire::package_diff(&diff))
 }
 
 /// From the booted deployment to a revision or ref of the repository.
@@ -120,80 +124,6 @@ pub(crate) async fn revision_diff(
     revision: &str,
 ) -> Answer<(Vec<DiffEntry>, Dict)> {
     let (stateroot, revision) = (stateroot.to_owned(), revision.to_owned());
-    ask(daemon, move |sysroot| {
-        let deployment = find(sysroot, &stateroot, "", true)?;
-        let origin = deployment.origin()?;
-        let repo = sysroot.repo();
-        let (commit, refspec) = resolve(&repo, &origin.refspec, &revision)?;
-        difference(sysroot, &deployment, &repo.info(&commit)?, &refspec)
-    })
-    .await
-}
-
-/// A checksum, `revision=`, a version of the origin's branch, a refspec, or a branch of the origin's remote: its commit, and what the
-/// origin would be then.
-fn resolve(repo: &Repo, origin: &str, revision: &str) -> Result<(String, String)> {
-    let plain = revision.strip_prefix("revision=").unwrap_or(revision);
-    let remote = origin.split_once(':').map(|(remote, _)| remote);
-    let candidates = [Some(plain.to_owned()), remote.map(|remote| format!("{remote}:{plain}"))];
-    for candidate in candidates.into_iter().flatten() {
-        if let Ok(Some(commit)) = repo.try_resolve(&candidate) {
-            // A commit by its name is one of the same branch.
-            let refspec = if candidate == commit { origin.to_owned() } else { candidate };
-            return Ok((commit, refspec));
-        }
-    }
-    let version = plain.strip_prefix("version=").unwrap_or(plain);
-    let mut next = repo.try_resolve(origin)?;
-    while let Some(info) = next.map(|commit| repo.try_info(&commit)).transpose()?.flatten() {
-        if info.version.as_deref() == Some(version) {
-            return Ok((info.checksum, origin.to_owned()));
-        }
-        next = info.parent;
-    }
-    Err(Error::new(ErrorKind::NotFound, format!("'{}' is not in the repository", revision.escape_debug()))
-        .hint("The Download… method of the same name fetches it."))
-}
-
-/// Packages of the base against those of the target, and what is to say of the target.
-fn difference(
-    sysroot: &Sysroot,
-    deployment: &Deployment,
-    target: &CommitInfo,
-    origin: &str,
-) -> Result<(Vec<DiffEntry>, Dict)> {
-    let repo = sysroot.repo();
-    let base = repo.info(&deployment.checksum())?.base().to_owned();
-    let diff = PackageDiff::between(&repo.packages(&base)?, &repo.packages(&target.checksum)?);
-    let mut details = wire::plain([
-        ("osname", Value::from(deployment.stateroot())),
-        ("checksum", Value::from(target.checksum.clone())),
-        ("timestamp", Value::from(target.timestamp)),
-        ("origin", Value::from(origin.to_owned())),
-    ]);
-    if let Some(version) = &target.version {
-        details.extend(wire::plain([("version", Value::from(version.clone()))]));
-    }
-    if let Some((remote, _)) = origin.split_once(':') {
-        if let Ok(enabled) = repo.gpg_verify_enabled(remote) {
-            details.extend(wire::plain([("gpg-enabled", Value::from(enabled))]));
-        }
-    }
-    Ok((wire::package_diff(&diff), details))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_stay() {
-        for (uri, shown) in [
-            ("https://user:secret@host/debian", "https://host/debian"),
-            ("http://host/a@b", "http://host/a@b"),
-            ("file:/srv/x", "file:/srv/x"),
-        ] {
-            assert_eq!(without_password(uri), shown);
-        }
-    }
+    let difference: Difference = ask_in_turn(daemon, &Question::RevisionDiff { stateroot, revision }).await?;
+    Ok((wire::package_diff(&difference.packages), wire::update(&Json::Object(difference.target))))
 }

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 use apt_ostree_bus::{Dict, errors, os_path};
 use apt_ostree_core::model::settings::Settings;
 use apt_ostree_core::operation::{Report, Request};
-use apt_ostree_core::status::SysrootStatus;
-use apt_ostree_core::sysroot::Sysroot;
 use apt_ostree_core::update_driver;
 use apt_ostree_core::{Error, ErrorKind, Result};
 use serde_json::Value as Json;
@@ -21,6 +19,7 @@ use zbus::Connection;
 
 use crate::caller::Caller;
 use crate::job::Job;
+use crate::question::{self, Question};
 use crate::refusal::{Answer, Refusal};
 use crate::transaction::{self, Transaction};
 use crate::worker::Unit;
@@ -47,15 +46,14 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    fn read(path: &Path) -> Result<Self> {
-        let status = SysrootStatus::read(&Sysroot::open(path)?)?;
-        let booted = status.deployments.iter().find(|d| d.booted).map(|d| d.osname.clone());
-        let mut stateroots: Vec<String> = status.deployments.iter().map(|d| d.osname.clone()).collect();
+    fn new(sysroot: question::Sysroot) -> Self {
+        let question::Sysroot { deployments, cached_update } = sysroot;
+        let osname = |deployment: &Json| deployment["osname"].as_str().unwrap_or_default().to_owned();
+        let booted = deployments.iter().find(|d| d["booted"] == true).map(osname);
+        let mut stateroots: Vec<String> = deployments.iter().map(osname).collect();
         stateroots.sort();
         stateroots.dedup();
-        let deployments = status.deployments.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
-        let cached_update = status.cached_update.map(serde_json::to_value).transpose()?;
-        Ok(Self { deployments, cached_update, booted, stateroots })
+        Self { deployments, cached_update, booted, stateroots }
     }
 
     pub(crate) fn of<'a>(&'a self, osname: &'a str) -> impl Iterator<Item = &'a Json> {
@@ -91,6 +89,8 @@ impl Drop for Call {
 /// Shared by all objects.
 #[derive(Debug)]
 pub(crate) struct Daemon {
+    /// The program that works and reads for the service.
+    pub(crate) program: PathBuf,
     pub(crate) sysroot: PathBuf,
     pub(crate) bus: Connection,
     /// For files of callers and, where the sysroot is not `/`, the socket.
@@ -124,8 +124,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Daemon {
-    pub(crate) fn new(sysroot: PathBuf, bus: Connection, runtime: PathBuf) -> Arc<Self> {
+    pub(crate) fn new(program: PathBuf, sysroot: PathBuf, bus: Connection, runtime: PathBuf) -> Arc<Self> {
         Arc::new(Self {
+            program,
             sysroot,
             bus,
             runtime,
@@ -230,11 +231,7 @@ impl Daemon {
     /// Reads the sysroot again and tells the bus of what is different.
     pub(crate) async fn reload(self: &Arc<Self>) -> Result<()> {
         let _one = self.reloading.lock().await;
-        let path = self.sysroot.clone();
-        let new = tokio::task::spawn_blocking(move || Snapshot::read(&path))
-            .await
-            .map_err(|e| Error::failed(e.to_string()))??;
-        let new = Arc::new(new);
+        let new = Arc::new(Snapshot::new(question::ask(&self.program, &self.sysroot, &Question::Sysroot).await?));
         let old = std::mem::replace(&mut *lock(&self.snapshot), new.clone());
         if old.deployments != new.deployments || old.cached_update != new.cached_update {
             if !old.deployments.is_empty() && old.deployments != new.deployments {
@@ -381,8 +378,10 @@ impl Daemon {
                 service: self.unit.clone(),
                 title: transaction.title.clone(),
             });
-            let done =
-                worker::run(request, unit.as_ref(), transaction.cancelled(), |line| transaction.tell(&line)).await?;
+            let done = worker::run(&self.program, request, unit.as_ref(), transaction.cancelled(), |line| {
+                transaction.tell(&line)
+            })
+            .await?;
             let lines = [report.lines, done.lines].concat();
             report = Report { changed: done.changed || report.changed, lines, ..done };
         }

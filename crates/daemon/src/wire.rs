@@ -138,6 +138,11 @@ pub(crate) fn update_details(document: &Json) -> Dict {
     dict
 }
 
+/// The dictionary of a document whose values have the types that JSON tells.
+pub(crate) fn nearest(document: &Json) -> Dict {
+    dict(document, |_, _| None)
+}
+
 /// A dictionary of plain values.
 pub(crate) fn plain<const N: usize>(entries: [(&str, Value<'static>); N]) -> Dict {
     entries.into_iter().filter_map(|(key, value)| Some((key.to_owned(), owned(value)?))).collect()

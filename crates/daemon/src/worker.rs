@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use crate::launch::{self, Launch};
+use crate::question::{self, Question};
 use crate::transaction::raised;
 
 /// How long a worker may clean up after SIGTERM; systemd has the same number in the unit.
@@ -22,6 +23,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs one request; `line` gets every line but the last. `cancelled` turns true to end it.
 pub(crate) async fn run(
+    program: &Path,
     request: &Request,
     unit: Option<&Unit>,
     cancelled: watch::Receiver<bool>,
@@ -32,8 +34,8 @@ pub(crate) async fn run(
     }
     let document = serde_json::to_vec(request).context(|| "Writing the request")?;
     let Launch { command, generator: _generator } = match unit {
-        Some(unit) => launch::worker_unit(&unit.name, &unit.service, &unit.title)?,
-        None => launch::worker()?,
+        Some(unit) => launch::worker_unit(program, &unit.name, &unit.service, &unit.title)?,
+        None => launch::worker(program)?,
     };
     let mut command = Command::from(command);
     if unit.is_none() {
@@ -84,7 +86,7 @@ pub(crate) async fn run(
         None => {
             if unit.is_none() {
                 // The outcome is the news, and the next transaction empties it as well.
-                let _ = clean(&request.sysroot).await;
+                let _ = question::ask::<()>(program, &request.sysroot, &Question::Clean).await;
             }
             Err(if cancelled {
                 Error::new(ErrorKind::Cancelled, "Transaction cancelled")
@@ -102,13 +104,6 @@ pub(crate) struct Unit {
     /// The unit of the service.
     pub(crate) service: String,
     pub(crate) title: String,
-}
-
-async fn clean(sysroot: &Path) -> Result<()> {
-    let sysroot = sysroot.to_owned();
-    tokio::task::spawn_blocking(move || interruption::clean_sysroot(&sysroot))
-        .await
-        .map_err(|e| Error::failed(e.to_string()))?
 }
 
 /// Ends the worker and everything it started, also what ignores SIGTERM.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use apt_ostree_core::Error;
+use apt_ostree_daemon::question::Reply;
 use clap::{Args, Subcommand};
 
 use super::{App, complete, man, packages};
@@ -21,6 +23,8 @@ enum Internal {
     Man { dir: PathBuf },
     /// Answer the service's questions about packages
     Packages(packages::PackagesArgs),
+    /// Answer the service's question about the sysroot, which is on standard input
+    Answer,
     /// Print the completions for a shell
     Completions {
         #[arg(value_parser = ["bash", "zsh", "fish"])]
@@ -39,6 +43,7 @@ pub(crate) fn run(app: &App, args: &InternalsArgs) -> Result<ExitCode, Failure> 
             man::write(dir)?;
         }
         Internal::Packages(args) => return packages::run(app, args),
+        Internal::Answer => answer(app)?,
         Internal::Completions { shell } => {
             let script = match shell.as_str() {
                 "bash" => include_str!("../completions/bash"),
@@ -51,4 +56,14 @@ pub(crate) fn run(app: &App, args: &InternalsArgs) -> Result<ExitCode, Failure> 
         Internal::Complete { words } => return complete::run(app, words),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn answer(app: &App) -> Result<(), Failure> {
+    let question = serde_json::from_reader(std::io::stdin().lock()).map_err(Error::from)?;
+    let reply = match apt_ostree_daemon::answer::answer(&app.sysroot()?, &question) {
+        Ok(answer) => Reply::Answer(answer),
+        Err(error) => Reply::Error(error),
+    };
+    app.terminal.line(&serde_json::to_string(&reply).map_err(Error::from)?);
+    Ok(())
 }
