@@ -83,10 +83,11 @@ impl Container {
         format!("{KIT}/{}", path.display())
     }
 
-    fn write(&self, path: &str, text: &str) {
+    fn write(&self, path: &str, text: &str) -> PathBuf {
         let path = self.root.join(path);
         fs::create_dir_all(path.parent().expect("a directory")).expect("own directory");
-        fs::write(path, text).expect("own directory");
+        fs::write(&path, text).expect("own directory");
+        path
     }
 }
 
@@ -175,5 +176,36 @@ fn packages_are_changed_in_place() {
     container.refuses(&["search", "kit-nee"]).says(&["no package indexes", "apt-get update"]);
     let audit = container.run(&["dpkg", "--audit"]).exits(0);
     assert_eq!(audit.text().trim(), "");
+    wipe(&container.world.dir);
+}
+
+#[test]
+fn origin_d_is_consumed() {
+    let container = Container::new(&[
+        small("kit-a", "1.0"),
+        small("kit-b", "1.0"),
+        Deb::new("kit-base", "0.5").file("/usr/bin/kit-base", 0o755, "#!/bin/sh\necho 0.5\n"),
+    ]);
+    container.ok(&["rebuild"]).says(&["No changes to apply.\n"]);
+    let yaml = container.write(
+        "etc/rpm-ostree/origin.d/a.yaml",
+        "packages: [kit-a, kit-absent]\noverride-remove: [kit-dropped]\nex-override-replace:\n- packages: [kit-base=0.5]\n",
+    );
+    let json = container.write("etc/apt-ostree/origin.d/b.json", r#"{"packages": ["kit-b"], "kargs": ["x"]}"#);
+    container.refuses(&["rebuild"]).says(&["b.json:1: the key 'kargs' is not known in a container build"]);
+    fs::write(&json, r#"{"packages": ["kit-b"]}"#).expect("own directory");
+    container.refuses(&["ex", "rebuild"]).says(&["Unable to locate package kit-absent", "failed (exit status: 100)"]);
+    assert!(yaml.exists() && json.exists(), "what was not done is kept");
+    let text = fs::read_to_string(&yaml).expect("own file");
+    fs::write(&yaml, text.replace(", kit-absent", "")).expect("own directory");
+    container.ok(&["ex", "rebuild"]).says(&[
+        "Downgraded:\n  kit-base 1.0 -> 0.5\nRemoved:\n  kit-dropped-1.0.amd64\n",
+        "Added:\n  kit-a-1.0.amd64\n  kit-b-1.0.amd64\n",
+    ]);
+    let version = |name: &str| container.version(name);
+    assert_eq!((version("kit-a"), version("kit-b"), version("kit-base")), (some("1.0"), some("1.0"), some("0.5")));
+    assert_eq!(version("kit-dropped"), None);
+    assert!(!yaml.exists() && !json.exists());
+    container.ok(&["rebuild"]).says(&["No changes to apply.\n"]);
     wipe(&container.world.dir);
 }

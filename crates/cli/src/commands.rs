@@ -24,6 +24,7 @@ pub(crate) mod man;
 pub(crate) mod overrides;
 pub(crate) mod packages;
 pub(crate) mod rebase;
+pub(crate) mod rebuild;
 pub(crate) mod refresh_md;
 pub(crate) mod refused;
 pub(crate) mod reload;
@@ -113,6 +114,8 @@ pub(crate) enum Command {
     List(list::ListArgs),
     /// Show which commands made the deployments, and when they were booted
     History(history::HistoryArgs),
+    /// Apply the treefiles of origin.d to the container that is being built
+    Rebuild,
     /// Names of commands in rpm-ostree
     #[command(hide = true)]
     Ex(ex::ExArgs),
@@ -164,6 +167,7 @@ impl Command {
             Self::Info(args) => info::run(app, &args),
             Self::List(args) => list::run(app, &args),
             Self::History(args) => history::run(app, &args),
+            Self::Rebuild => rebuild::run(app),
             Self::Ex(args) => ex::run(app, args),
             Self::Db(args) => db::run(app, &args),
             Self::Compose(args) => compose::run(app, args),
