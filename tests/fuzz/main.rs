@@ -13,7 +13,7 @@ use apt_ostree_core::model::package::{PackageId, installed_from_status};
 use apt_ostree_core::model::request::PackageRequest;
 use apt_ostree_core::model::settings::Settings;
 use apt_ostree_core::model::sources::{SignedBy, Source, parse_deb822, parse_list};
-use apt_ostree_core::model::treefile::{self, FileText, Loaded, Reader};
+use apt_ostree_core::model::treefile::{self, DeriveTreefile, FileText, Loaded, Reader};
 use apt_ostree_core::model::{changelog, deb822, glob, image_kargs, tmpfiles, version};
 use apt_ostree_core::operation::{Report, Request};
 use apt_ostree_core::{Error, ErrorKind, Result};
@@ -429,5 +429,24 @@ fn patterns() {
         let mut lines = text.lines();
         let (Some(pattern), Some(name)) = (lines.next(), lines.next()) else { return false };
         glob::matches(pattern, name)
+    });
+}
+
+/// A file of `origin.d`: errors are usage errors, and the same text asks for the same twice.
+#[test]
+fn origin_d() {
+    let words =
+        ["packages:", "override-remove:", "ex-override-replace:", "from:", "suite:", "- ", "[", "{", "'", "&a ", "*a"];
+    fuzz("origin-d", &words, |input| {
+        let mut once = DeriveTreefile::default();
+        if let Err(error) = once.add(Path::new("a.yaml"), &text(input)) {
+            assert_eq!(error.kind, ErrorKind::Usage, "{error}");
+            return false;
+        }
+        let mut twice = once.clone();
+        twice.add(Path::new("a.yaml"), &text(input)).expect("it was accepted");
+        assert_eq!(twice.packages, [&once.packages[..], &once.packages].concat());
+        assert!(once.override_replace.iter().all(|name| name.contains(['/', '='])), "{once:?}");
+        true
     });
 }

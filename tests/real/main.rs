@@ -11,6 +11,7 @@ mod booted;
 mod bus;
 mod clients;
 mod compose;
+mod container;
 mod faults;
 mod image;
 mod initramfs;

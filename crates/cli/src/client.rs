@@ -19,9 +19,11 @@ use futures_util::StreamExt;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use zbus::message::Flags;
 use zbus::zvariant::{Fd, Value};
 use zbus::{Connection, Message, MessageStream};
 
+use crate::start;
 use crate::terminal::Terminal;
 
 /// How often a call is made again that met the idle exit of the service, and when.
@@ -53,7 +55,7 @@ pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Option<Repor
     runtime()?.block_on(work(request, terminal))
 }
 
-/// The running transaction, if the service runs; it is not started for the question.
+/// The running transaction, if the service runs; the question does not wait for a start of it.
 pub(crate) fn running() -> Option<Running> {
     if !has_bus() {
         return None;
@@ -62,6 +64,9 @@ pub(crate) fn running() -> Option<Running> {
         let bus = Connection::system().await.ok()?;
         let names = zbus::fdo::DBusProxy::new(&bus).await.ok()?;
         if !names.name_has_owner(apt_ostree_bus::NAME.try_into().ok()?).await.ok()? {
+            if start::compatible() {
+                wake(&bus).await.ok()?;
+            }
             return None;
         }
         let transaction = SysrootProxy::new(&bus).await.ok()?.active_transaction().await.ok()?;
@@ -71,6 +76,16 @@ pub(crate) fn running() -> Option<Running> {
         let (title, initiator) = ManagerProxy::new(&bus).await.ok()?.transaction().await.ok()?;
         Some(Running { transaction, title, initiator })
     })
+}
+
+/// Has the bus start the service, and goes on: after any command of rpm-ostree there is one, and clients ask systemd for it.
+async fn wake(bus: &Connection) -> zbus::Result<()> {
+    let call = Message::method_call("/org/freedesktop/DBus", "StartServiceByName")?
+        .destination("org.freedesktop.DBus")?
+        .interface("org.freedesktop.DBus")?
+        .with_flags(Flags::NoReplyExpected)?
+        .build(&(apt_ostree_bus::NAME, 0_u32))?;
+    bus.send(&call).await
 }
 
 /// Ends the running transaction. Its title, or `None` when there is none.

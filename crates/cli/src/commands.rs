@@ -24,6 +24,7 @@ pub(crate) mod man;
 pub(crate) mod overrides;
 pub(crate) mod packages;
 pub(crate) mod rebase;
+pub(crate) mod rebuild;
 pub(crate) mod refresh_md;
 pub(crate) mod refused;
 pub(crate) mod reload;
@@ -49,6 +50,7 @@ use clap::{Args, Subcommand};
 
 use crate::args::{Failure, Global, not_available};
 use crate::client;
+use crate::container;
 use crate::render;
 use crate::start;
 use crate::terminal::Terminal;
@@ -57,7 +59,7 @@ use crate::worker;
 use crate::worker_main;
 
 /// Exit code of "nothing changed".
-const UNCHANGED: u8 = 77;
+pub(crate) const UNCHANGED: u8 = 77;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -112,6 +114,8 @@ pub(crate) enum Command {
     List(list::ListArgs),
     /// Show which commands made the deployments, and when they were booted
     History(history::HistoryArgs),
+    /// Apply the treefiles of origin.d to the container that is being built
+    Rebuild,
     /// Names of commands in rpm-ostree
     #[command(hide = true)]
     Ex(ex::ExArgs),
@@ -163,6 +167,7 @@ impl Command {
             Self::Info(args) => info::run(app, &args),
             Self::List(args) => list::run(app, &args),
             Self::History(args) => history::run(app, &args),
+            Self::Rebuild => rebuild::run(app),
             Self::Ex(args) => ex::run(app, args),
             Self::Db(args) => db::run(app, &args),
             Self::Compose(args) => compose::run(app, args),
@@ -310,8 +315,19 @@ impl App {
         .hint("--sysroot=DIR works on a system in a directory."))
     }
 
+    /// Whether packages are changed in place: in a container made from a composed image.
+    pub(crate) fn in_container(&self) -> bool {
+        self.global.sysroot.is_none() && container::is_one(Path::new("/"))
+    }
+
     /// The deployment that questions about packages are asked of.
     pub(crate) fn view(&self, stateroot: &StaterootArg) -> Result<View> {
+        if self.in_container() {
+            if stateroot.stateroot.is_some() {
+                return Err(Error::usage("--stateroot is for deployments, and a container is none"));
+            }
+            return View::of_container(Path::new("/"), &std::env::temp_dir());
+        }
         View::open(&Sysroot::open(&self.sysroot()?)?, stateroot.stateroot.as_deref(), &std::env::temp_dir())
     }
 
@@ -329,6 +345,11 @@ impl App {
 
     /// Runs a verb in a worker, shows what came out, and turns it into the exit code.
     pub(crate) fn transaction(&self, verb: Verb, mut how: Transaction) -> Result<ExitCode, Failure> {
+        if self.in_container() {
+            if let Some(code) = container::transaction(self, &verb, &how)? {
+                return Ok(code);
+            }
+        }
         let sysroot = self.sysroot()?;
         let reboot = how.options.reboot;
         if reboot && self.global.sysroot.is_some() && sysroot != Path::new("/") {
@@ -378,6 +399,13 @@ impl App {
         self.terminal.line(&text);
     }
 
+    /// What is not said with `--quiet`.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.terminal.is_quiet() {
+            self.terminal.print(text);
+        }
+    }
+
     /// What the engine says at the end; not with `--quiet`, unless it is what was asked for.
     pub(crate) fn say_lines(&self, report: &Report, asked_for: bool) {
         if asked_for || !self.terminal.is_quiet() {
@@ -389,11 +417,6 @@ impl App {
         if how.json {
             return self.print_json(&render::report_json(report));
         }
-        let say = |text: &str| {
-            if !self.terminal.is_quiet() {
-                self.terminal.print(text);
-            }
-        };
         let looks = how.check || how.preview;
         self.say_lines(report, looks);
         if looks {
@@ -420,11 +443,11 @@ impl App {
             if how.apply_live {
                 return;
             }
-            say(&report.diff.block());
+            self.say(&report.diff.block());
             if let Some(line) = &how.after_diff {
-                say(&format!("{line}\n"));
+                self.say(&format!("{line}\n"));
             }
-            say(&if sysroot == Path::new("/") {
+            self.say(&if sysroot == Path::new("/") {
                 "Changes queued for next boot. Run \"systemctl reboot\" to start a reboot\n".to_owned()
             } else {
                 format!("Changes queued for next boot of {}\n", sysroot.display())

@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod commands;
+mod container;
 #[cfg(test)]
 mod contract;
 mod render;

@@ -135,8 +135,6 @@ fn commands_that_are_not_here_are_refused_with_the_reason() {
         "shlib-backend",
         "testutils inject-pkglist --repo=x",
         "module enable a:b",
-        "rebuild",
-        "ex rebuild",
         "ex deploy-from-self /target --reboot",
         "ex module list",
         "container-encapsulate --repo=x ref oci:y",
@@ -161,6 +159,17 @@ fn commands_that_are_not_here_are_refused_with_the_reason() {
     }
     // Nothing of it is in the help.
     assert!(!out(&words("--help")).contains("countme") && !out(&words("compose --help")).contains("extensions"));
+}
+
+#[test]
+fn rebuild_is_for_containers() {
+    for args in ["rebuild", "ex rebuild"] {
+        let output = words(args);
+        assert_eq!((output.status.code(), out(&output).as_str()), (Some(1), ""), "{args}");
+        let said = err(&output);
+        assert!(said.starts_with("error: rebuild is for container builds, and this is no container"), "{said}");
+        assert!(said.contains("\nhint: On a system, `install`"), "{said}");
+    }
 }
 
 #[test]

@@ -110,10 +110,7 @@ impl View {
         let tree = sysroot.directory(&deployment);
         let etc = sysroot.merge_deployment(&stateroot).map(|d| sysroot.directory(&d).join("etc"));
         let state = repo.extension_path("apt");
-        let scratch = tempfile::Builder::new()
-            .prefix("apt-ostree-")
-            .tempdir_in(temporary)
-            .context(|| format!("Making a folder in {}", temporary.display()))?;
+        let scratch = scratch(temporary)?;
         let config = sources::reading(&tree, etc.as_deref(), &state, scratch.path())?;
         let root = sysroot.path();
         let option = if root == Path::new("/") { String::new() } else { format!("--sysroot={} ", root.display()) };
@@ -123,6 +120,21 @@ impl View {
             origin: deployment.origin().unwrap_or_default(),
             has_indexes: has_lists(&state.join("lists")),
             refresh: format!("apt-ostree {option}refresh-md"),
+            _scratch: scratch,
+        })
+    }
+
+    /// A container made from a composed tree: its packages are the base, the indexes apt's own.
+    pub fn of_container(root: &Path, temporary: &Path) -> Result<Self> {
+        let scratch = scratch(temporary)?;
+        let config = sources::of_container(root, scratch.path())?;
+        let installed = installed(&config)?;
+        Ok(Self {
+            config,
+            base: installed.into_iter().map(|p| ((p.name, p.arch), p.version)).collect(),
+            origin: Origin::default(),
+            has_indexes: has_indexes(&root.join(sources::APT_STATE).join("lists")),
+            refresh: "apt-get update".into(),
             _scratch: scratch,
         })
     }
@@ -187,9 +199,7 @@ impl View {
 
     /// Names of what is installed: few among the tens of thousands that the indexes have.
     fn installed(&self) -> Result<BTreeSet<String>> {
-        let path = &self.config.status;
-        let text = std::fs::read_to_string(path).context(|| format!("Reading {}", path.display()))?;
-        Ok(package::installed_from_status(&text).into_iter().map(|id| id.name).collect())
+        Ok(installed(&self.config)?.into_iter().map(|id| id.name).collect())
     }
 
     fn require_indexes(&self) -> Result<()> {
@@ -239,9 +249,27 @@ impl View {
     }
 }
 
+fn installed(config: &SourceConfig) -> Result<Vec<PackageId>> {
+    let path = &config.status;
+    let text = std::fs::read_to_string(path).context(|| format!("Reading {}", path.display()))?;
+    Ok(package::installed_from_status(&text))
+}
+
+/// A private folder for libapt.
+fn scratch(temporary: &Path) -> Result<TempDir> {
+    let builder = tempfile::Builder::new().prefix("apt-ostree-").tempdir_in(temporary);
+    builder.context(|| format!("Making a folder in {}", temporary.display()))
+}
+
 fn has_lists(lists: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(lists) else { return false };
     entries.flatten().any(|e| e.file_name() != "lock" && e.file_type().is_ok_and(|t| t.is_file()))
+}
+
+/// Whether apt's own folder has an index. Signatures alone are none: `apt-get distclean` leaves them.
+pub fn has_indexes(lists: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(lists) else { return false };
+    entries.flatten().any(|e| e.file_name().to_string_lossy().contains("_Packages"))
 }
 
 fn chosen(item: &Item, selection: Selection) -> bool {

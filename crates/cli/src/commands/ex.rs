@@ -8,6 +8,7 @@ use super::App;
 use super::apply_live::{self, ApplyLiveArgs};
 use super::history::{self, HistoryArgs};
 use super::initramfs_etc::{self, InitramfsEtcArgs};
+use super::rebuild;
 use super::refused::RefusedEx;
 use crate::args::Failure;
 
@@ -26,6 +27,8 @@ enum Ex {
     ApplyLive(ApplyLiveArgs),
     /// Add files to the initramfs
     InitramfsEtc(InitramfsEtcArgs),
+    /// Apply the treefiles of origin.d to the container that is being built
+    Rebuild,
     #[command(flatten)]
     Refused(RefusedEx),
 }
@@ -35,6 +38,7 @@ pub(crate) fn run(app: &App, args: ExArgs) -> Result<ExitCode, Failure> {
         Ex::History(history) => history::run(app, &history),
         Ex::ApplyLive(live) => apply_live::run(app, live),
         Ex::InitramfsEtc(files) => initramfs_etc::run(app, files),
+        Ex::Rebuild => rebuild::run(app),
         Ex::Refused(command) => command.refuse(),
     }
 }

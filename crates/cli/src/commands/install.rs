@@ -100,8 +100,10 @@ pub(crate) fn run_change(
 ) -> Result<ExitCode, Failure> {
     let (live, confirmed) = (change.apply_live, change.assumeyes);
     let mut transaction = change.transaction(fetch);
-    apply_live::check(app, live, &transaction)?;
     let verb = Verb::PkgChange { changes };
+    // There every change is live.
+    let live = live && !app.in_container();
+    apply_live::check(app, live, &transaction)?;
     let only_looks = transaction.options.dry_run || transaction.options.download_only;
     if !live || only_looks {
         return app.transaction(verb, transaction);

@@ -19,9 +19,6 @@ pub(crate) struct AnyArgs {
 /// In the list of commands itself.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Refused {
-    /// Not here: apply a declarative origin in a container build
-    #[command(hide = true)]
-    Rebuild(AnyArgs),
     /// Not here: count machines for the archives
     #[command(hide = true)]
     Countme(AnyArgs),
@@ -86,9 +83,6 @@ pub(crate) enum RefusedCompose {
 /// Below `ex`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RefusedEx {
-    /// Not here: apply a declarative origin in a container build
-    #[command(hide = true)]
-    Rebuild(AnyArgs),
     /// Not here: deploy the container image that this runs in
     #[command(hide = true)]
     DeployFromSelf(AnyArgs),
@@ -102,15 +96,12 @@ const CONTAINERS_INSTEAD: &str = "An OSTree repository behind any web server doe
 const NO_DIRECTORY: &str = "a tree is composed and committed in one step";
 const DIRECTORY_INSTEAD: &str =
     "Make the commit with `compose tree --repo=REPO TREEFILE`; `ostree checkout --repo=REPO REF DIR` gives its files.";
-const NO_REBUILD: &str = "it is for container builds, and container images are not read in this version";
-const REBUILD_INSTEAD: &str = "In a container build apt-get works as anywhere; on a system, `install`, `override` and `kargs` take what origin.d would hold.";
 const NO_MODULES: &str = "apt archives have no modules";
 const MODULES_INSTEAD: &str = "A version from another suite: `install NAME/SUITE`.";
 
 impl Refused {
     pub(crate) fn refuse(&self) -> Result<ExitCode, Failure> {
         match self {
-            Self::Rebuild(args) => refuse("rebuild", args, NO_REBUILD, REBUILD_INSTEAD),
             Self::Countme(args) => refuse(
                 "countme",
                 args,
@@ -181,7 +172,6 @@ impl RefusedCompose {
 impl RefusedEx {
     pub(crate) fn refuse(&self) -> Result<ExitCode, Failure> {
         match self {
-            Self::Rebuild(args) => refuse("ex rebuild", args, NO_REBUILD, REBUILD_INSTEAD),
             Self::DeployFromSelf(args) => refuse("ex deploy-from-self", args, NO_CONTAINERS, CONTAINERS_INSTEAD),
             Self::Module(args) => refuse("ex module", args, NO_MODULES, MODULES_INSTEAD),
         }

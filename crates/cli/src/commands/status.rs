@@ -70,7 +70,7 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<ExitCode, Failure> {
     let root = app.sysroot()?;
     let sysroot = Sysroot::open(&root)?;
     let mut status = SysrootStatus::read(&sysroot)?;
-    // The service is asked only where it runs: the question must not start it.
+    // The service is asked only where it runs: nobody waits for its start.
     let running = if root == Path::new("/") { client::running() } else { None };
     status.transaction = running.as_ref().map(|r| r.transaction.clone());
     let pending = status.deployments.first().is_some_and(|d| !d.booted);

@@ -2,12 +2,13 @@
 //!
 //! Owns the flattened [`Treefile`] and, in its submodules, the way from text to it: `node` (YAML and JSON with
 //! lines), `schema` (the table of keys), `layer` (one file), `merge` (includes), `flatten` (types, variables,
-//! checks) and `version` (automatic versions). Opens no file: whoever loads a treefile passes a function that
+//! checks) and `version` (automatic versions); `derive` reads the treefiles of container builds. Opens no file: whoever loads a treefile passes a function that
 //! reads one ([`crate::compose::input`] does, from disk).
 //!
 //! Key names and merging are rpm-ostree's; `docs/treefile.md` is the reference for users.
 
 mod condition;
+mod derive;
 mod flatten;
 mod layer;
 mod merge;
@@ -27,6 +28,7 @@ use super::request::{PackageRequest, Selector};
 use super::sources::Source;
 use crate::error::{Context, Error, Result};
 
+pub use derive::DeriveTreefile;
 pub(in crate::model) use schema::nearest;
 pub use version::next_version;
 

@@ -11,27 +11,42 @@ use crate::model::sources::Source;
 use crate::settings;
 use crate::source::SourceConfig;
 
+/// Where apt itself keeps indexes, below the root.
+pub const APT_STATE: &str = "var/lib/apt";
+
 /// `state` is the folder of libapt's own files (see [`SourceConfig::state`]).
 pub fn config(tree: &Path, machine_etc: Option<&Path>, state: &Path, offline: bool) -> Result<SourceConfig> {
-    let config = describe(tree, machine_etc, &state.join("keyrings"), true)?;
+    let config = describe(tree, machine_etc, Some((&state.join("keyrings"), true)))?;
     Ok(SourceConfig { state: state.to_owned(), offline, ..config })
+}
+
+/// For questions to a container made from a composed tree, whose indexes are apt's own. Only `scratch` is written to.
+pub fn of_container(root: &Path, scratch: &Path) -> Result<SourceConfig> {
+    let config = describe(root, Some(&root.join("etc")), None)?;
+    link(&root.join(APT_STATE).join("lists"), &scratch.join("lists"))?;
+    Ok(SourceConfig { state: scratch.to_owned(), offline: true, reading: true, ..config })
+}
+
+fn link(real: &Path, link: &Path) -> Result<()> {
+    if real.is_dir() {
+        std::os::unix::fs::symlink(real, link).context(|| format!("Linking {}", link.display()))?;
+    }
+    Ok(())
 }
 
 /// The same for questions: the indexes and libapt's cache of `state` through links in `scratch`, which is the only folder
 /// that is written to. A machine without sources has packages to tell about, too.
 pub fn reading(tree: &Path, machine_etc: Option<&Path>, state: &Path, scratch: &Path) -> Result<SourceConfig> {
-    let config = describe(tree, machine_etc, &state.join("keyrings"), false)?;
+    let config = describe(tree, machine_etc, Some((&state.join("keyrings"), false)))?;
     for name in ["lists", "cache"] {
-        let (real, link) = (state.join(name), scratch.join(name));
-        if real.is_dir() {
-            std::os::unix::fs::symlink(&real, &link).context(|| format!("Linking {}", link.display()))?;
-        }
+        link(&state.join(name), &scratch.join(name))?;
     }
     Ok(SourceConfig { state: scratch.to_owned(), offline: true, reading: true, ..config })
 }
 
-/// All but `state`. `keyrings` is where the copies of keyrings are, or are to be made with `copy`.
-fn describe(tree: &Path, machine_etc: Option<&Path>, keyrings: &Path, copy: bool) -> Result<SourceConfig> {
+/// All but `state`. `keyrings` is where the copies of keyrings are, or are to be made with `true`; without it they are read
+/// where they stand.
+fn describe(tree: &Path, machine_etc: Option<&Path>, keyrings: Option<(&Path, bool)>) -> Result<SourceConfig> {
     let sysimage = tree.join("usr/lib/sysimage");
     let status = sysimage.join("dpkg/status");
     let text = std::fs::read_to_string(&status).context(|| format!("Reading {}", status.display()))?;
@@ -45,7 +60,9 @@ fn describe(tree: &Path, machine_etc: Option<&Path>, keyrings: &Path, copy: bool
     let system = machine_etc.and_then(Path::parent).unwrap_or(tree);
     let settings = settings::read(&etc)?;
     let mut sources = input::tree_sources(system, &arch)?;
-    keep_keyrings(&mut sources, keyrings, copy)?;
+    if let Some((keyrings, copy)) = keyrings {
+        keep_keyrings(&mut sources, keyrings, copy)?;
+    }
     Ok(SourceConfig {
         extended_states: Some(sysimage.join("apt/extended_states")),
         status,
