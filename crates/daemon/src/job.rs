@@ -4,7 +4,7 @@
 //!
 //! A key with a value of the wrong type is an error, a key that is not known is left alone, as in rpm-ostree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use apt_ostree_bus::{Action, Dict};
@@ -289,6 +289,20 @@ impl Target<'_> {
         Ok(upgrade(change.packages, downgrade.unwrap_or_default(), false))
     }
 
+    /// `ModifyYumRepo`: all that can be set is `enabled`.
+    pub(crate) fn modify_source(&self, id: &str, settings: &HashMap<String, String>) -> Answer<Job> {
+        if let Some(other) = settings.keys().find(|key| *key != "enabled") {
+            return Err(Refusal::invalid(format!("Of a source only 'enabled' can be set, not '{}'", checked(other)?)));
+        }
+        let enabled = match settings.get("enabled").map(String::as_str) {
+            Some("0") => false,
+            Some("1") => true,
+            Some(other) => return Err(Refusal::invalid(format!("'enabled' is 0 or 1, not '{}'", checked(other)?))),
+            None => return Err(Refusal::invalid("'enabled' is missing: nothing else of a source can be set")),
+        };
+        self.job("ModifyYumRepo", Verb::ModifySource { id: checked(id)?, enabled }, &Given(&Dict::new()))
+    }
+
     /// `KernelArgs`. `existing` is the line the caller saw: another one by now is an error.
     pub(crate) fn kernel_arguments(
         &self,
@@ -399,6 +413,7 @@ fn method_of(verb: &Verb) -> Answer<&'static str> {
         Verb::Override(_) | Verb::Reset(_) => "UpdateDeployment",
         Verb::ApplyLive(_) => "LiveFs",
         Verb::RefreshMd { .. } => "RefreshMd",
+        Verb::ModifySource { .. } => "ModifyYumRepo",
         Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => {
             return Err(Refusal::not_supported("This is not done by the service: run it as root"));
         }
@@ -455,6 +470,7 @@ pub(crate) fn actions(verb: &Verb) -> BTreeSet<Action> {
         Verb::FinalizeDeployment { .. } => Some(Action::FinalizeDeployment),
         Verb::ApplyLive(_) => Some(Action::ApplyLive),
         Verb::RefreshMd { .. } => Some(Action::RepoRefresh),
+        Verb::ModifySource { .. } => Some(Action::RepoModify),
         // Refused before it comes to this.
         Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => Some(Action::Deploy),
     };
@@ -486,6 +502,9 @@ fn title(method: &str, verb: &Verb, options: &apt_ostree_core::operation::Option
         Verb::ApplyLive(_) => "apply-live",
         Verb::RefreshMd { force: true } => "refresh-md (force)",
         Verb::RefreshMd { force: false } => "refresh-md",
+        Verb::ModifySource { id, enabled } => {
+            return format!("{} the apt source {id}", if *enabled { "enable" } else { "disable" });
+        }
         _ => method,
     };
     let mut title = name.to_owned();

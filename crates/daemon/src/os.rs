@@ -300,11 +300,8 @@ impl Os {
         repo_id: String,
         settings: HashMap<String, String>,
     ) -> Result<String, Refusal> {
-        self.may(connection, &header, "ModifyYumRepo", Action::RepoModify).await?;
-        let _ = (checked(&repo_id)?, settings);
-        Err(Refusal::not_supported(
-            "apt sources are files in /etc/apt/sources.list.d: set `Enabled: no` there to switch one off",
-        ))
+        let job = self.target().modify_source(&repo_id, &settings)?;
+        self.begin(connection, &header, job).await
     }
 
     async fn list_repos(&self) -> Result<Vec<Dict>, Refusal> {

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use apt_ostree_bus::{Dict, DiffEntry};
-use apt_ostree_core::compose::input;
+use apt_ostree_core::compose::input::NamedSource;
 use apt_ostree_core::model::diff::PackageDiff;
+use apt_ostree_core::operation::modify_source;
 use apt_ostree_core::repo::Repo;
 use apt_ostree_core::repo::metadata::CommitInfo;
 use apt_ostree_core::sysroot::{Deployment, Sysroot};
@@ -58,13 +59,12 @@ pub(crate) async fn boot_config(daemon: &Arc<Daemon>, stateroot: &str, id: &str,
     .await
 }
 
-/// The apt sources of the deployment that questions are asked of.
+/// The apt sources of the machine, with those that are switched off.
 pub(crate) async fn sources(daemon: &Arc<Daemon>, stateroot: &str) -> Answer<Vec<Dict>> {
     let stateroot = stateroot.to_owned();
     ask(daemon, move |sysroot| {
-        let deployment = find(sysroot, &stateroot, "", true)?;
         let mut list = Vec::new();
-        for (id, source) in input::named_sources(&sysroot.directory(&deployment).join("etc/apt"))? {
+        for NamedSource { id, source, .. } in modify_source::sources(sysroot, &stateroot)? {
             let description = format!(
                 "{} {} {}",
                 source.uris.iter().map(|uri| without_password(uri)).collect::<Vec<_>>().join(" "),
