@@ -33,6 +33,8 @@ pub(crate) struct Job {
     pub(crate) files: Vec<OwnedFd>,
     /// `output-to-self`: messages go to the journal only.
     pub(crate) quiet: bool,
+    /// Nobody watches it: the timer's, or that of a client that plays the timer.
+    pub(crate) automatic: bool,
 }
 
 impl Job {
@@ -158,7 +160,7 @@ impl Target<'_> {
         let request =
             Request { sysroot: self.sysroot.to_owned(), stateroot: Some(self.stateroot.to_owned()), verb, options };
         let quiet = given.truth("output-to-self")?;
-        Ok(Job { method, requests: vec![request], actions, title, files: Vec::new(), quiet })
+        Ok(Job { method, requests: vec![request], actions, title, files: Vec::new(), quiet, automatic: false })
     }
 
     /// `Deploy`, `Upgrade`, `Rebase`, `PkgChange`, `UpdateDeployment`: one implementation, as in rpm-ostree.
@@ -373,7 +375,7 @@ pub(crate) fn of_request(text: &str, files: Vec<OwnedFd>, sysroot: &Path) -> Ans
         request.options.command_line.clone()
     };
     let actions = actions(&request.verb);
-    Ok(Job { method, requests: vec![request], actions, title, files, quiet: false })
+    Ok(Job { method, requests: vec![request], actions, title, files, quiet: false, automatic: false })
 }
 
 /// What the bus never gets, whoever asks.

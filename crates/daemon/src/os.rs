@@ -76,6 +76,7 @@ impl Os {
         let verb = upgrade(PackageChanges::default(), false, check);
         let mut job = self.target().job("AutomaticUpdateTrigger", verb, &given)?;
         job.quiet = given.maybe("output-to-self")?.unwrap_or(true);
+        job.automatic = true;
         let automatic = !options.contains_key("initiating-command-line");
         for request in &mut job.requests {
             request.options.reboot |= policy == UpdatePolicy::Apply;

@@ -351,7 +351,7 @@ impl Daemon {
         };
         let outcome = match why {
             Some(why) => Err(Error::new(ErrorKind::Cancelled, why)),
-            None => self.work(transaction, &job.requests).await,
+            None => as_asked(&job, self.work(transaction, &job.requests).await),
         };
         if let Err(e) = self.reload().await {
             journal::warning(&format!("Reading the sysroot again: {e}"));
@@ -448,6 +448,18 @@ impl Daemon {
 
     pub(crate) fn booted_path(&self) -> String {
         self.snapshot().booted.as_deref().map_or_else(|| "/".into(), os_path)
+    }
+}
+
+/// What is refused to a person is no failure of an update that nobody watches: there is none to be had, and a client that takes it for
+/// one would tell of it every day.
+fn as_asked(job: &Job, outcome: Result<Report>) -> Result<Report> {
+    match outcome {
+        Err(error) if job.automatic && error.nothing_to_do => {
+            journal::note(&error.to_string());
+            Ok(Report { lines: vec![error.to_string()], ..Report::default() })
+        }
+        outcome => outcome,
     }
 }
 
