@@ -42,9 +42,9 @@ impl Manager {
         self.0.transaction().map_or_else(Default::default, |t| (t.title.clone(), t.initiator.clone()))
     }
 
-    /// How the last transaction of this service ended, a JSON object; empty when there was none.
+    /// How the last transaction ended, a JSON object; empty when there was none since the start of the machine.
     #[zbus(property(emits_changed_signal = "false"))]
     fn last_transaction(&self) -> String {
-        self.0.last().map(|document| document.to_string()).unwrap_or_default()
+        self.0.last().and_then(|last| serde_json::to_string(&last).ok()).unwrap_or_default()
     }
 }

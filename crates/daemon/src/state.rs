@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use apt_ostree_bus::{Dict, errors, os_path};
+use apt_ostree_core::last_transaction::LastTransaction;
 use apt_ostree_core::model::settings::Settings;
 use apt_ostree_core::operation::{Report, Request};
 use apt_ostree_core::status::SysrootStatus;
@@ -101,7 +102,7 @@ pub(crate) struct Daemon {
     /// Who asked not to be left alone: unique names, and the id that each gave.
     clients: Mutex<BTreeMap<String, String>>,
     slot: Mutex<Option<Arc<Transaction>>>,
-    last: Mutex<Option<Json>>,
+    last: Mutex<Option<LastTransaction>>,
     active: Mutex<Instant>,
     /// Something happened that the idle exit must look at.
     pub(crate) activity: Notify,
@@ -125,6 +126,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Daemon {
     pub(crate) fn new(sysroot: PathBuf, bus: Connection, runtime: PathBuf) -> Arc<Self> {
+        // Of a service before this one.
+        let last = LastTransaction::read(&sysroot);
         Arc::new(Self {
             sysroot,
             bus,
@@ -134,7 +137,7 @@ impl Daemon {
             settings: Mutex::default(),
             clients: Mutex::default(),
             slot: Mutex::default(),
-            last: Mutex::default(),
+            last: Mutex::new(last),
             active: Mutex::new(Instant::now()),
             activity: Notify::new(),
             rebooting: AtomicBool::new(false),
@@ -160,7 +163,7 @@ impl Daemon {
     }
 
     /// How the last transaction ended.
-    pub(crate) fn last(&self) -> Option<Json> {
+    pub(crate) fn last(&self) -> Option<LastTransaction> {
         lock(&self.last).clone()
     }
 
@@ -356,7 +359,7 @@ impl Daemon {
         if let Err(e) = self.reload().await {
             journal::warning(&format!("Reading the sysroot again: {e}"));
         }
-        self.conclude(transaction, &outcome);
+        self.conclude(transaction, &outcome).await;
         transaction.finish(&outcome);
         let asks_for_reboot = job.requests.iter().any(|r| r.options.reboot);
         if asks_for_reboot
@@ -390,7 +393,7 @@ impl Daemon {
     }
 
     /// For the journal, and for who asks later.
-    fn conclude(&self, transaction: &Transaction, outcome: &Result<Report>) {
+    async fn conclude(&self, transaction: &Transaction, outcome: &Result<Report>) {
         let (success, text) = match outcome {
             Ok(_) => (true, String::new()),
             Err(e) => (false, e.to_string()),
@@ -401,16 +404,18 @@ impl Daemon {
             &format!("Txn {} on {} {word}", transaction.method, transaction.path),
             &[("TRANSACTION_TITLE", &transaction.title)],
         );
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let document = serde_json::json!({
-            "method": transaction.method,
-            "title": transaction.title,
-            "initiator": transaction.initiator,
-            "timestamp": now,
-            "success": success,
-            "error": text,
-        });
-        *lock(&self.last) = Some(document);
+        let last = LastTransaction::new(
+            transaction.method,
+            &transaction.title,
+            &transaction.initiator,
+            outcome.as_ref().map(drop),
+        );
+        *lock(&self.last) = Some(last.clone());
+        let root = self.sysroot.clone();
+        let written = tokio::task::spawn_blocking(move || last.write(&root)).await;
+        if let Ok(Err(e)) = written {
+            journal::warning(&format!("`status` will not tell how the transaction ended: {e}"));
+        }
     }
 
     fn clear(&self, transaction: &Arc<Transaction>) {
