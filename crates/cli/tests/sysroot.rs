@@ -306,6 +306,26 @@ fn status_tells_of_a_transaction_that_failed() {
 }
 
 #[test]
+fn a_worker_of_ones_own_is_told_of_with_verbose() {
+    let (fixture, ..) = two_bases();
+    let told = |words: &[&str]| {
+        let output = fixture.run(words);
+        assert!(output.status.success(), "{output:?}");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(!stdout.contains("Not using"), "{stdout}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let line = format!("Not using the service: the system in {} does not run\n", fixture.sysroot());
+    assert_eq!(told(&["cleanup", "-b", "-v"]), line);
+    assert_eq!(told(&["--verbose", "cleanup", "-b"]), line);
+    assert_eq!(told(&["cleanup", "-b"]), "");
+    // What only reads has nothing to tell of it, and `-v` is its own.
+    assert_eq!(told(&["status", "-v"]), "");
+    assert_eq!(told(&["-v", "kargs"]), "");
+    assert!(fixture.out(&["-v", "status"]).contains("StateRoot: debian"));
+}
+
+#[test]
 fn status_needs_no_root_and_ignores_its_environment() {
     let (fixture, ..) = two_bases();
     let binary = fixture.path("apt-ostree");
