@@ -3,11 +3,14 @@
 
     hostile.py bus BUS      messages that are too large or odd; then an ordinary call, which must be answered
     hostile.py peer SOCKET  broken handshakes, 100 connections that do nothing, messages without end; says `ready N` with the number of
-                            those that were let in, keeps one that never calls anything, and says `closed` when it is closed"""
+                            those that were let in, keeps one that never calls anything, and says `closed` when it is closed
+    hostile.py files BUS    open files that nobody can close without waiting"""
 import array
 import os
 import socket
+import struct
 import sys
+import time
 
 from gi.repository import Gio, GLib
 
@@ -114,4 +117,45 @@ def peers():
     say("closed")
 
 
-bus() if what == "bus" else peers()
+def message_bus():
+    return Gio.DBusConnection.new_for_address_sync(
+        address, Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION, None, None)
+
+
+def own_copies(file):
+    return sum(os.readlink(f"/proc/self/fd/{name}") == file for name in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{name}"))
+
+
+def files():
+    """Passes connections that take five minutes to close, as nobody reads what they have sent; stays until its stdin ends."""
+    connection, server, unread = message_bus(), socket.create_server(("127.0.0.1", 0)), []
+    for method in ["Execute", "Nothing"]:
+        sender = socket.create_connection(server.getsockname())
+        unread.append(server.accept()[0])
+        sender.setblocking(False)
+        try:
+            while True:
+                sender.send(bytes(65536))
+        except BlockingIOError:
+            pass
+        sender.setblocking(True)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 300))
+        passed = Gio.UnixFDList.new()
+        request = '{"sysroot":"/","stateroot":null,"verb":"pkg-change","changes":{"install_local":["a.deb"]}}'
+        call = Gio.DBusMessage.new_method_call(NAME, SYSROOT, "org.debian.aptostree1.Manager", method)
+        call.set_body(GLib.Variant("(sah)", (request, [passed.append(sender.fileno())])))
+        call.set_unix_fd_list(passed)
+        call.set_flags(Gio.DBusMessageFlags.NO_REPLY_EXPECTED)
+        connection.send_message(call, Gio.DBusSendMessageFlags.NONE)
+        connection.flush_sync(None)
+        file = os.readlink(f"/proc/self/fd/{sender.fileno()}")
+        del call, passed
+        sender.close()
+        # Whoever closes it last waits; this is not to be it.
+        while own_copies(file):
+            time.sleep(0.01)
+    say("passed")
+    sys.stdin.read()
+
+
+{"bus": bus, "peer": peers, "files": files}[what]()

@@ -3,6 +3,7 @@
 //! Asked with `busctl` and with GDBus (tests/clients/), which are the libraries that existing clients use.
 
 mod last;
+mod limits;
 mod sources;
 
 use std::fs;

@@ -6,14 +6,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use apt_ostree_bus::{Action, Dict};
 use apt_ostree_core::operation::{
     ApplyLive, KargsChange, OverrideChange, PackageChanges, Rebase, Request, Reset, Verb,
 };
 use apt_ostree_core::update_driver::UpdateDriver;
-use zbus::zvariant::{Array, OwnedFd, Value};
+use zbus::zvariant::{Array, Value};
 
+use crate::foreign::{self, Foreign};
 use crate::refusal::{Answer, Refusal};
 
 /// Limits of what one caller can make the service remember.
@@ -30,7 +32,7 @@ pub(crate) struct Job {
     pub(crate) actions: BTreeSet<Action>,
     pub(crate) title: String,
     /// Package files for the local packages of the requests, in their order.
-    pub(crate) files: Vec<OwnedFd>,
+    pub(crate) files: Vec<Arc<Foreign>>,
     /// `output-to-self`: messages go to the journal only.
     pub(crate) quiet: bool,
     /// Nobody watches it: the timer's, or that of a client that plays the timer.
@@ -97,16 +99,11 @@ impl Given<'_> {
         }
     }
 
-    fn files(&self, key: &str) -> Answer<Vec<OwnedFd>> {
+    fn files(&self, key: &str) -> Answer<Vec<Arc<Foreign>>> {
         let Some(list) = self.get::<&Array<'_>>(key, "a list of files")? else { return Ok(Vec::new()) };
         let file = |value: &Value<'_>| match value {
-            Value::Fd(fd) => fd.try_to_owned().map_err(|e| Refusal::invalid(e.to_string())).and_then(|fd| match fd {
-                zbus::zvariant::Fd::Owned(fd) => Ok(OwnedFd::from(fd)),
-                zbus::zvariant::Fd::Borrowed(_) => {
-                    Err(Refusal::invalid(format!("Option '{key}' is not a list of files")))
-                }
-            }),
-            _ => Err(Refusal::invalid(format!("Option '{key}' is not a list of files"))),
+            Value::Fd(fd) => foreign::behind(fd),
+            _ => None,
         };
         list.iter().map(file).collect()
     }
@@ -349,7 +346,7 @@ pub(crate) fn upgrade(changes: PackageChanges, allow_downgrade: bool, check: boo
 }
 
 /// A request of our own client. Its paths are names for `files`; sysroot and stateroot are the service's to say.
-pub(crate) fn of_request(text: &str, files: Vec<OwnedFd>, sysroot: &Path) -> Answer<Job> {
+pub(crate) fn of_request(text: &str, files: Vec<Arc<Foreign>>, sysroot: &Path) -> Answer<Job> {
     if text.len() > 64 * MAX_TEXT {
         return Err(Refusal::invalid("The request is too long"));
     }

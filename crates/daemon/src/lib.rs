@@ -6,6 +6,7 @@
 
 mod caller;
 mod files;
+mod foreign;
 mod job;
 mod journal;
 pub mod launch;

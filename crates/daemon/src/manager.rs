@@ -7,6 +7,7 @@ use zbus::zvariant::OwnedFd;
 use zbus::{Connection, interface};
 
 use crate::caller::Caller;
+use crate::foreign;
 use crate::job;
 use crate::refusal::Refusal;
 use crate::state::Daemon;
@@ -25,6 +26,9 @@ impl Manager {
         request: String,
         files: Vec<OwnedFd>,
     ) -> Result<String, Refusal> {
+        let unknown = || Refusal::invalid("The files of the request did not come");
+        let files: Vec<_> =
+            files.iter().map(|file| foreign::behind(file).ok_or_else(unknown)).collect::<Result<_, _>>()?;
         let job = job::of_request(&request, files, &self.0.sysroot)?;
         let caller = Caller::of(connection, &header).await?;
         let path = self.0.booted_path();
