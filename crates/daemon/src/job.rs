@@ -57,10 +57,11 @@ impl Job {
     }
 }
 
-/// A dictionary of options.
-pub(crate) struct Given<'a>(pub(crate) &'a Dict);
+/// A dictionary of options. What nobody looks at in it may be a hundred times as large as the message that it came in, so it goes
+/// with this value before anything is waited for.
+pub(crate) struct Given(pub(crate) Dict);
 
-impl Given<'_> {
+impl Given {
     fn get<'v, T>(&'v self, key: &str, kind: &str) -> Answer<Option<T>>
     where
         T: TryFrom<&'v Value<'static>>,
@@ -105,7 +106,8 @@ impl Given<'_> {
             Value::Fd(fd) => foreign::behind(fd),
             _ => None,
         };
-        list.iter().map(file).collect()
+        let wrong = || Refusal::invalid(format!("Option '{key}' is not a list of files"));
+        list.iter().map(|value| file(value).ok_or_else(wrong)).collect()
     }
 }
 
@@ -141,7 +143,7 @@ pub(crate) struct Target<'a> {
 
 impl Target<'_> {
     /// A job of one verb with the options that all verbs take.
-    pub(crate) fn job(&self, method: &'static str, verb: Verb, given: &Given<'_>) -> Answer<Job> {
+    pub(crate) fn job(&self, method: &'static str, verb: Verb, given: &Given) -> Answer<Job> {
         let options = apt_ostree_core::operation::Options {
             dry_run: given.truth("dry-run")?,
             download_only: given.truth("download-only")?,
@@ -161,7 +163,7 @@ impl Target<'_> {
     }
 
     /// `Deploy`, `Upgrade`, `Rebase`, `PkgChange`, `UpdateDeployment`: one implementation, as in rpm-ostree.
-    pub(crate) fn update(&self, method: &'static str, modifiers: &Given<'_>, given: &Given<'_>) -> Answer<Job> {
+    pub(crate) fn update(&self, method: &'static str, modifiers: &Given, given: &Given) -> Answer<Job> {
         for key in ["override-replace-packages", "install-fileoverride-packages"] {
             if !modifiers.list(key)?.is_empty() {
                 return Err(Refusal::not_supported("Non-local replacement overrides not implemented yet"));
@@ -216,14 +218,14 @@ impl Target<'_> {
             if given.truth("dry-run")? || given.truth("download-only")? {
                 return Err(Refusal::invalid("Can't specify 'apply-live' with 'dry-run' or 'download-only'"));
             }
-            let live = self.job(method, Verb::ApplyLive(ApplyLive::default()), &Given(&Dict::new()))?;
+            let live = self.job(method, Verb::ApplyLive(ApplyLive::default()), &Given(Dict::new()))?;
             job.actions.extend(live.actions);
             job.requests.extend(live.requests);
         }
         Ok(job)
     }
 
-    fn verb(&self, change: Change, given: &Given<'_>) -> Answer<Verb> {
+    fn verb(&self, change: Change, given: &Given) -> Answer<Verb> {
         let downgrade = given.maybe("allow-downgrade")?;
         let (no_overrides, no_layering, no_initramfs) =
             (given.truth("no-overrides")?, given.truth("no-layering")?, given.truth("no-initramfs")?);
@@ -299,7 +301,7 @@ impl Target<'_> {
             Some(other) => return Err(Refusal::invalid(format!("'enabled' is 0 or 1, not '{}'", checked(other)?))),
             None => return Err(Refusal::invalid("'enabled' is missing: nothing else of a source can be set")),
         };
-        self.job("ModifyYumRepo", Verb::ModifySource { id: checked(id)?, enabled }, &Given(&Dict::new()))
+        self.job("ModifyYumRepo", Verb::ModifySource { id: checked(id)?, enabled }, &Given(Dict::new()))
     }
 
     /// `KernelArgs`. `existing` is the line the caller saw: another one by now is an error.
@@ -307,7 +309,7 @@ impl Target<'_> {
         &self,
         existing: &str,
         [append, replace, delete]: [&[String]; 3],
-        given: &Given<'_>,
+        given: &Given,
     ) -> Answer<Job> {
         let line: Vec<&str> = existing.split_whitespace().filter(|word| !word.starts_with("ostree=")).collect();
         checked(existing)?;
@@ -637,10 +639,10 @@ mod tests {
         let mut random = Random::new(1);
         let mut taken = 0;
         for _ in 0..inputs() {
-            let (modifiers, options) = (dict(&mut random), dict(&mut random));
-            let job = target().update("UpdateDeployment", &Given(&modifiers), &Given(&options));
+            let (modifiers, options) = (Given(dict(&mut random)), Given(dict(&mut random)));
+            let job = target().update("UpdateDeployment", &modifiers, &options);
             let lists = [&[random.pick(TEXTS).to_owned()][..], &[], &[]];
-            let kargs = target().kernel_arguments(random.pick(TEXTS), lists, &Given(&options));
+            let kargs = target().kernel_arguments(random.pick(TEXTS), lists, &options);
             for job in [job, kargs].iter().flatten() {
                 check(job);
                 taken += 1;

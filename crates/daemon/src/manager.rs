@@ -6,7 +6,6 @@ use zbus::message::Header;
 use zbus::zvariant::OwnedFd;
 use zbus::{Connection, interface};
 
-use crate::caller::Caller;
 use crate::foreign;
 use crate::job;
 use crate::refusal::Refusal;
@@ -30,9 +29,10 @@ impl Manager {
         let files: Vec<_> =
             files.iter().map(|file| foreign::behind(file).ok_or_else(unknown)).collect::<Result<_, _>>()?;
         let job = job::of_request(&request, files, &self.0.sysroot)?;
-        let caller = Caller::of(connection, &header).await?;
+        drop(request);
+        let entered = self.0.enter(connection, &header).await?;
         let path = self.0.booted_path();
-        self.0.begin(job, caller, path).await
+        self.0.begin(job, entered, path).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

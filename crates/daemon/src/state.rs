@@ -78,14 +78,65 @@ impl Snapshot {
     }
 }
 
-/// See [`Daemon::call`].
+/// Calls of one user that are being answered at a time; root is not limited. Each keeps its message, of up to 256 KiB, and polkit's
+/// dialog can hold it for as long as nobody looks at the screen.
+const CALLS: usize = 16;
+
+/// See [`Daemon::call`] and [`Daemon::enter`].
 #[derive(Debug)]
-pub(crate) struct Call(Arc<Daemon>);
+pub(crate) struct Call {
+    daemon: Arc<Daemon>,
+    /// Among whose calls it counts.
+    uid: Option<u32>,
+    vanished: broadcast::Receiver<String>,
+}
+
+impl Call {
+    fn admit(&mut self, uid: u32) -> Answer<()> {
+        if uid == 0 {
+            return Ok(());
+        }
+        let mut users = lock(&self.daemon.users);
+        let count = users.entry(uid).or_default();
+        if *count >= CALLS {
+            let text = format!("{CALLS} calls of this user are being answered already: wait for one of them");
+            return Err(Refusal::new(errors::LIMITS_EXCEEDED, text));
+        }
+        *count += 1;
+        self.uid = Some(uid);
+        Ok(())
+    }
+
+    /// Returns when the caller of that unique name has left the bus.
+    pub(crate) async fn gone(&mut self, name: &str) {
+        left(&mut self.vanished, name).await;
+    }
+}
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
-        self.0.touch();
+        if let Some(uid) = self.uid {
+            let mut users = lock(&self.daemon.users);
+            if let Some(count) = users.get_mut(&uid) {
+                *count -= 1;
+                if *count == 0 {
+                    users.remove(&uid);
+                }
+            }
+        }
+        self.daemon.calls.fetch_sub(1, Ordering::Relaxed);
+        self.daemon.touch();
+    }
+}
+
+/// Waits for a unique name to leave the bus; for ever, if nobody would tell.
+async fn left(vanished: &mut broadcast::Receiver<String>, name: &str) {
+    loop {
+        match vanished.recv().await {
+            Ok(gone) if gone == name => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            _ => {}
+        }
     }
 }
 
@@ -116,6 +167,8 @@ pub(crate) struct Daemon {
     pub(crate) questions: tokio::sync::Semaphore,
     /// Calls that are being answered, polkit's dialogs among them.
     calls: AtomicU64,
+    /// The same by user, without root.
+    users: Mutex<BTreeMap<u32, usize>>,
     /// The name is about to be given back: nothing new is begun.
     leaving: AtomicBool,
 }
@@ -146,6 +199,7 @@ impl Daemon {
             reloading: tokio::sync::Mutex::default(),
             questions: Semaphore::new(2),
             calls: AtomicU64::new(0),
+            users: Mutex::default(),
             leaving: AtomicBool::new(false),
         })
     }
@@ -184,7 +238,19 @@ impl Daemon {
     pub(crate) fn call(self: &Arc<Self>) -> Call {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.touch();
-        Call(self.clone())
+        Call { daemon: self.clone(), uid: None, vanished: self.vanished.subscribe() }
+    }
+
+    /// The same with who calls, unless that user has too many already. What came with the message is to be dropped before.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        connection: &Connection,
+        header: &zbus::message::Header<'_>,
+    ) -> Answer<(Caller, Call)> {
+        let mut call = self.call();
+        let caller = Caller::of(connection, header).await?;
+        call.admit(caller.uid)?;
+        Ok((caller, call))
     }
 
     /// The same for a question that has to wait its turn.
@@ -254,9 +320,13 @@ impl Daemon {
     }
 
     /// The only place where a transaction begins. The address to connect to.
-    pub(crate) async fn begin(self: &Arc<Self>, mut job: Job, caller: Caller, path: String) -> Answer<String> {
-        let _call = self.call();
-        caller.authorize(&self.bus, job.method, &job.actions).await?;
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        mut job: Job,
+        (caller, mut call): (Caller, Call),
+        path: String,
+    ) -> Answer<String> {
+        caller.authorize(&self.bus, job.method, &job.actions, call.gone(&caller.name)).await?;
         job.set_driver_unit(&caller.unit)?;
         self.refuse_at_the_end()?;
         if let Some(address) = self.join(&job)? {
@@ -336,20 +406,11 @@ impl Daemon {
         mut vanished: broadcast::Receiver<String>,
     ) {
         let accept = tokio::spawn(transaction::accept(transaction.clone(), listener));
-        let left = async {
-            loop {
-                match vanished.recv().await {
-                    Ok(name) if name == transaction.caller.name => break,
-                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-                    _ => {}
-                }
-            }
-        };
         let why = tokio::select! {
             biased;
             () = transaction::raised(transaction.started()) => None,
             () = transaction::raised(transaction.cancelled()) => Some("Transaction cancelled"),
-            () = left => Some("client disconnected before calling Start; cancelling transaction"),
+            () = left(&mut vanished, &transaction.caller.name) => Some("client disconnected before calling Start; cancelling transaction"),
             () = tokio::time::sleep(START_TIMEOUT) => Some("client did not call Start in time; cancelling transaction"),
         };
         let outcome = match why {

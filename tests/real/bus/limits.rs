@@ -4,7 +4,48 @@ use std::fs;
 use std::process::Command;
 
 use super::{Bus, HOSTILE, OS, SYSROOT, stranger, wait_for};
+use crate::bases::TREE;
 use crate::world::World;
+
+/// The most memory that the service had so far, in KiB, as the kernel counts it.
+fn peak(bus: &Bus) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", bus.daemon.id())).expect("a process");
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("the kernel tells it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn calls_that_wait_for_polkit_are_few_and_small() {
+    let mut bus = Bus::new(World::new(), &[]);
+    let mut polkit = stranger(0, HOSTILE, &["polkit", &bus.address]);
+    assert_eq!(polkit.line(), "ready");
+    let before = peak(&bus);
+    let mut first = stranger(65534, HOSTILE, &["calls", &bus.address]);
+    assert_eq!(first.line(), "24 org.freedesktop.DBus.Error.LimitsExceeded");
+    (0..16).for_each(|_| assert_eq!(polkit.line(), "asked"));
+    // Another user (`daemon`; the bus wants one that it knows) has a share of its own, and root is not held up.
+    let mut second = stranger(1, HOSTILE, &["calls", &bus.address]);
+    assert_eq!(second.line(), "24 org.freedesktop.DBus.Error.LimitsExceeded");
+    (0..16).for_each(|_| assert_eq!(polkit.line(), "asked"));
+    bus.call(SYSROOT, "Sysroot", "GetOS", &["s", "debian"]).exits(0);
+    bus.transaction("Cleanup", "(as)", "(['pending-deploy'],)").exits(0);
+    // 80 messages of 250 KiB came, each of which was some 20 MB for a moment.
+    let unit = fs::read_to_string(format!("{TREE}/data/package/usr/lib/systemd/system/apt-ostreed.service"))
+        .expect("the unit");
+    assert!(unit.contains("\nMemoryMax=512M\n"), "the limit below is the unit's");
+    let grown = peak(&bus) - before;
+    assert!(grown < 256 << 10, "{grown} KiB more");
+    // Who leaves takes the questions along, and may ask again.
+    first.kill();
+    (0..16).for_each(|_| assert_eq!(polkit.line(), "taken back"));
+    let mut again = stranger(65534, HOSTILE, &["calls", &bus.address]);
+    assert_eq!(again.line(), "24 org.freedesktop.DBus.Error.LimitsExceeded");
+    for client in [again, second, polkit] {
+        client.kill();
+    }
+    assert!(bus.daemon.try_wait().expect("a child").is_none());
+    bus.done();
+}
 
 #[test]
 fn files_that_cannot_be_closed_hold_nothing_up() {
