@@ -166,6 +166,12 @@ def refresh(plugin, new):
     assert any(entry[1] == "kit-base" for entry in lists["upgraded"]) and lists["added"] and lists["removed"], lists
     for repository in call(plugin.os, "ListRepos")[0]:
         assert {"id", "description", "is-enabled", "is-devel", "is-source"} <= set(repository), repository
+    # Its dialog of sources: off and on again.
+    source = call(plugin.os, "ListRepos")[0][0]["id"]
+    for state in ("0", "1"):
+        plugin.transaction("ModifyYumRepo", "(sa{ss})", source, {"enabled": state})
+        states = {repository["id"]: repository["is-enabled"] for repository in call(plugin.os, "ListRepos")[0]}
+        assert states[source] == (state == "1"), states
 
 
 def layer(plugin, package, file, hangs):

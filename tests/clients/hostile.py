@@ -3,11 +3,16 @@
 
     hostile.py bus BUS      messages that are too large or odd; then an ordinary call, which must be answered
     hostile.py peer SOCKET  broken handshakes, 100 connections that do nothing, messages without end; says `ready N` with the number of
-                            those that were let in, keeps one that never calls anything, and says `closed` when it is closed"""
+                            those that were let in, keeps one that never calls anything, and says `closed` when it is closed
+    hostile.py polkit BUS   is polkit, and never answers
+    hostile.py calls BUS    large calls that wait for that; says how many were refused and how
+    hostile.py files BUS    open files that nobody can close without waiting"""
 import array
 import os
 import socket
+import struct
 import sys
+import time
 
 from gi.repository import Gio, GLib
 
@@ -114,4 +119,100 @@ def peers():
     say("closed")
 
 
-bus() if what == "bus" else peers()
+def message_bus():
+    return Gio.DBusConnection.new_for_address_sync(
+        address, Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION, None, None)
+
+
+POLKIT = """<node><interface name="org.freedesktop.PolicyKit1.Authority"><method name="CheckAuthorization">
+<arg type="(sa{sv})" direction="in"/><arg type="s" direction="in"/><arg type="a{ss}" direction="in"/><arg type="u" direction="in"/>
+<arg type="s" direction="in"/><arg type="(bba{ss})" direction="out"/></method><method name="CancelCheckAuthorization">
+<arg type="s" direction="in"/></method></interface></node>"""
+
+
+def polkit():
+    """A polkit whose dialogs nobody answers; says what it is asked, and what is taken back."""
+    connection, asked = message_bus(), {}
+
+    def on_call(_connection, _sender, _path, _interface, method, arguments, invocation):
+        if method == "CancelCheckAuthorization":
+            say("taken back")
+            asked.pop(arguments.unpack()[0]).return_dbus_error("org.freedesktop.PolicyKit1.Error.Cancelled", "cancelled")
+            invocation.return_value(None)
+        else:
+            asked[arguments.unpack()[4]] = invocation
+            say("asked")
+
+    interface = Gio.DBusNodeInfo.new_for_xml(POLKIT).interfaces[0]
+    connection.register_object("/org/freedesktop/PolicyKit1/Authority", interface, on_call, None, None)
+    Gio.bus_own_name_on_connection(connection, "org.freedesktop.PolicyKit1", Gio.BusNameOwnerFlags.NONE,
+                                   lambda *_: say("ready"), None)
+    GLib.MainLoop().run()
+
+
+def calls():
+    """40 calls at once, each with as much as a message may have in it; stays until its stdin ends."""
+    connection, loop, refused = message_bus(), GLib.MainLoop(), []
+    junk = GLib.Variant.new_from_bytes(GLib.VariantType("ay"), GLib.Bytes.new(bytes(250 << 10)), True)
+    arguments = GLib.Variant("(a{sv}asas)", ({"junk": junk}, ["kit-one"], []))
+
+    def answered(connection, result):
+        try:
+            connection.call_finish(result)
+            raise SystemExit("a call was allowed")
+        except GLib.Error as error:
+            refused.append(Gio.DBusError.get_remote_error(error))
+        if len(refused) == 24:
+            loop.quit()
+
+    for _ in range(40):
+        connection.call(NAME, "/org/projectatomic/rpmostree1/debian", NAME + ".OS", "PkgChange", arguments, None,
+                        Gio.DBusCallFlags.NONE, GLib.MAXINT, None, answered)
+    loop.run()
+    say(len(refused), *set(refused))
+    sys.stdin.read()
+
+
+def is_open(file):
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == file:
+                return True
+        except FileNotFoundError:
+            pass
+    return False
+
+
+def files():
+    """Passes connections that take five minutes to close, as nobody reads what they have sent; stays until its stdin ends."""
+    connection, server, unread = message_bus(), socket.create_server(("127.0.0.1", 0)), []
+    for method in ["Execute", "Nothing"]:
+        sender = socket.create_connection(server.getsockname())
+        unread.append(server.accept()[0])
+        sender.setblocking(False)
+        try:
+            while True:
+                sender.send(bytes(65536))
+        except BlockingIOError:
+            pass
+        sender.setblocking(True)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 300))
+        passed = Gio.UnixFDList.new()
+        request = '{"sysroot":"/","stateroot":null,"verb":"pkg-change","changes":{"install_local":["a.deb"]}}'
+        call = Gio.DBusMessage.new_method_call(NAME, SYSROOT, "org.debian.aptostree1.Manager", method)
+        call.set_body(GLib.Variant("(sah)", (request, [passed.append(sender.fileno())])))
+        call.set_unix_fd_list(passed)
+        call.set_flags(Gio.DBusMessageFlags.NO_REPLY_EXPECTED)
+        connection.send_message(call, Gio.DBusSendMessageFlags.NONE)
+        connection.flush_sync(None)
+        file = os.readlink(f"/proc/self/fd/{sender.fileno()}")
+        del call, passed
+        sender.close()
+        # Whoever closes it last waits; this is not to be it.
+        while is_open(file):
+            time.sleep(0.01)
+    say("passed")
+    sys.stdin.read()
+
+
+{"bus": bus, "peer": peers, "polkit": polkit, "calls": calls, "files": files}[what]()

@@ -12,6 +12,7 @@ use apt_ostree_core::model::origin::Origin;
 use apt_ostree_core::model::package::{PackageId, installed_from_status};
 use apt_ostree_core::model::request::PackageRequest;
 use apt_ostree_core::model::settings::Settings;
+use apt_ostree_core::model::sources::switch::{self, Format};
 use apt_ostree_core::model::sources::{SignedBy, Source, parse_deb822, parse_list};
 use apt_ostree_core::model::treefile::{self, DeriveTreefile, FileText, Loaded, Reader};
 use apt_ostree_core::model::{changelog, deb822, glob, image_kargs, tmpfiles, version};
@@ -225,6 +226,24 @@ fn rewritten(sources: &[Source]) {
     }
 }
 
+/// Every source of a file can be found in its text, and one that is switched leaves all other lines as they are.
+fn switched(text: &str, format: Format, on: &[Source]) {
+    let sources = switch::entries(text, format).expect("it was read before");
+    let found: Vec<&Source> = sources.iter().filter(|s| format == Format::Deb822 || s.enabled).collect();
+    assert_eq!(found, on.iter().collect::<Vec<_>>(), "{text}");
+    for (index, source) in sources.iter().enumerate() {
+        let Ok(other) = switch::switch(text, format, index, !source.enabled) else { continue };
+        let lost = text.lines().filter(|line| !other.lines().any(|l| l == *line));
+        match format {
+            Format::Deb822 => lost.for_each(|line| {
+                let own = line.starts_with([' ', '\t']) || line.to_ascii_lowercase().starts_with("enabled:");
+                assert!(own, "{line:?} is gone: {text}\nbecame\n{other}");
+            }),
+            Format::Lines => assert!(lost.count() <= 1, "{text}\nbecame\n{other}"),
+        }
+    }
+}
+
 const SOURCE_WORDS: &[&str] = &[
     "Types: deb\n",
     "URIs: ",
@@ -248,6 +267,7 @@ fn sources_deb822() {
     fuzz("sources", SOURCE_WORDS, |input| {
         let Ok(mut sources) = parse_deb822(&text(input)) else { return false };
         rewritten(&sources);
+        switched(&text(input), Format::Deb822, &sources);
         sources.iter_mut().for_each(|s| s.expand_arch("amd64"));
         true
     });
@@ -258,6 +278,7 @@ fn sources_list() {
     fuzz("sources-list", SOURCE_WORDS, |input| {
         let Ok(sources) = parse_list(&text(input)) else { return false };
         rewritten(&sources);
+        switched(&text(input), Format::Lines, &sources);
         let _ = SignedBy::parse(&text(input));
         true
     });

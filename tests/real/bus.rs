@@ -2,6 +2,10 @@
 //!
 //! Asked with `busctl` and with GDBus (tests/clients/), which are the libraries that existing clients use.
 
+mod last;
+mod limits;
+mod sources;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -600,7 +604,7 @@ fn bad_input_is_refused_by_name() {
             "Invalid automatic update mode 'often'",
         ),
         (OS, "OS", "GetDeploymentBootConfig", vec!["sb", "nothing", "false"], "Deployment with id 'nothing' not found"),
-        (OS, "OS", "ModifyYumRepo", vec!["sa{ss}", "x", "0"], "Enabled: no"),
+        (OS, "OS", "ModifyYumRepo", vec!["sa{ss}", "x", "0"], "'enabled' is missing"),
         (SYSROOT, manager, "Execute", vec!["sah", "nonsense", "0"], "The request is not understood"),
         (
             SYSROOT,

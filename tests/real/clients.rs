@@ -105,6 +105,34 @@ fn scripts_desktops_and_cockpit() {
     machine.world.done();
 }
 
+/// The method that only the booted system has: an update that failed to boot is none, and that is no failure.
+#[test]
+fn an_automatic_update_that_failed_to_boot() {
+    let (machine, clients) = machine();
+    let v2 = &images().v2;
+    machine.server.set(BRANCH, v2);
+    let trigger = format!(
+        "{clients}/transaction.py unix:path=/run/dbus/system_bus_socket start AutomaticUpdateTrigger '(a{{sv}})' \"({{'mode': <'stage'>}},)\""
+    );
+    machine.boot(&format!(
+        r#"reports=/var/lib/apt-ostree/health; mkdir -p $reports
+        printf '{{"deployment":"{v2}.0","time":1700000000,"good":false,"reason":"it hung"}}' > $reports/{v2}.0.json
+        # A person is told.
+        refused apt-ostree upgrade | grep 'would be the same as {v2}.0, which failed to boot'
+        until_true idle
+        {trigger} > /run/said; cat /run/said
+        grep -Fx 'Finished [true, ""]' /run/said
+        journalctl -b -q -o cat -u apt-ostreed | grep 'would be the same as {v2}.0'
+        until_true idle
+        test "$(ostree admin status | grep -c {v2})" = 0
+        # Without the report it is an update as any other.
+        rm -r $reports
+        {trigger} | grep -Fx 'Finished [true, ""]'
+        ostree admin status | grep {v2}"#
+    ));
+    machine.world.done();
+}
+
 /// ansible-core with its collections' modules, insights-core, topgrade: `tests/clients/fetch` gets them from where pip is told to.
 #[test]
 fn programs_from_pypi() {

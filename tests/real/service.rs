@@ -160,6 +160,14 @@ EOT
         systemctl restart apt-ostreed
         wait $root && exit 1; cat /run/root; gone
         apt-ostree status --json | tr -d ' \n' | grep -q '"transaction":null'
+        # The worker alone is killed: systemd says how its unit ended.
+        apt-ostree install kit-hangs > /run/root 2>&1 & root=$!
+        until_true hangs
+        systemctl kill --kill-whom=main --signal=KILL 'apt-ostree-worker-*'
+        wait $root && exit 1; cat /run/root; gone
+        grep -q '^error: The worker process ended without a report' /run/root; grep -qx 'hint: systemd says of its unit: signal' /run/root
+        until_true idle
+        apt-ostree status | grep '^LastTransaction: apt-ostree install kit-hangs failed: The worker process ended without a report'
         # Figures for the documentation.
         apt-ostree reload
         systemd-analyze security --no-pager apt-ostreed | tail -n 1

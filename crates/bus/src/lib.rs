@@ -42,6 +42,7 @@ pub mod errors {
     pub const FAILED: &str = "org.projectatomic.rpmostreed.Error.Failed";
     pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
     pub const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
+    pub const LIMITS_EXCEEDED: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
     pub const NOT_SUPPORTED: &str = "org.freedesktop.DBus.Error.NotSupported";
 }
 

@@ -44,6 +44,9 @@ pub(crate) struct Global {
     /// Avoid printing most informational messages
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) quiet: bool,
+    /// Say more: where the service is not used, why; with some commands, further fields
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
+    pub(crate) verbose: bool,
     /// Work on this system root instead of the booted one
     #[arg(long, global = true, value_name = "SYSROOT", help_heading = GLOBAL)]
     pub(crate) sysroot: Option<PathBuf>,

@@ -47,10 +47,18 @@ pub(crate) fn has_bus() -> bool {
     std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_some() || Path::new(BUS_SOCKET).exists()
 }
 
-/// Runs the request to its end. `None`: there is no service on this bus.
-pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Option<Report>> {
+/// What came of asking the service.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Done(Box<Report>),
+    /// There is none to be had, for this reason.
+    NoService(String),
+}
+
+/// Runs the request to its end.
+pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Asked> {
     if !has_bus() {
-        return Ok(None);
+        return Ok(Asked::NoService(format!("no system bus at {BUS_SOCKET}")));
     }
     runtime()?.block_on(work(request, terminal))
 }
@@ -161,21 +169,27 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "Starting the client of the service")
 }
 
-async fn work(request: &Request, terminal: &Terminal) -> Result<Option<Report>> {
+async fn work(request: &Request, terminal: &Terminal) -> Result<Asked> {
     let files = open_files(request)?;
     // Before anything is begun, so that no signal is missed.
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "Catching signals")?;
     let mut terminate = signal(SignalKind::terminate()).context(|| "Catching signals")?;
-    let Ok(bus) = Connection::system().await else { return Ok(None) };
-    if !register(&bus, terminal).await? {
-        return Ok(None);
+    let bus = match Connection::system().await {
+        Ok(bus) => bus,
+        Err(e) => return Ok(Asked::NoService(format!("the system bus does not answer: {e}"))),
+    };
+    if let Some(why) = register(&bus, terminal).await? {
+        return Ok(Asked::NoService(why));
     }
     let agent = Agent::start();
     let mut tries = 0;
     let address = loop {
         match execute(&bus, request, &files).await {
             Ok(address) => break address,
-            Err(e) if is_foreign(&e) => return Ok(None),
+            Err(e) if is_foreign(&e) => {
+                let name = apt_ostree_bus::NAME;
+                return Ok(Asked::NoService(format!("another program has the name {name} on the system bus")));
+            }
             // It ends when it is idle, and is started again by the next call.
             Err(e) if tries < RETRIES && is_leaving(&e) => tries += 1,
             Err(e) => return Err(on_bus(&e)),
@@ -231,16 +245,18 @@ async fn work(request: &Request, terminal: &Terminal) -> Result<Option<Report>> 
                 .hint("`apt-ostree status` tells what is there now; a new deployment appears only once it is complete.")
                 .hint("`journalctl -u apt-ostreed` may tell why."))
         })
-        .map(Some)
+        .map(|report| Asked::Done(Box::new(report)))
 }
 
-/// Starts the service, if need be, and tells who this is. False: there is no service.
-async fn register(bus: &Connection, terminal: &Terminal) -> Result<bool> {
+/// Starts the service, if need be, and tells who this is. Why there is no service, if there is none.
+async fn register(bus: &Connection, terminal: &Terminal) -> Result<Option<String>> {
     let id = std::env::var("RPMOSTREE_CLIENT_ID").ok().filter(|id| !id.is_empty()).unwrap_or_else(|| "cli".into());
     let sysroot = SysrootProxy::new(bus).await.map_err(|e| on_bus(&e))?;
     for attempt in 0.. {
         match sysroot.register_client(HashMap::from([("id", Value::from(id.as_str()))])).await {
-            Err(e) if is_unknown(&e) => return Ok(false),
+            Err(e) if is_unknown(&e) => {
+                return Ok(Some(format!("no service {} on the system bus", apt_ostree_bus::NAME)));
+            }
             Err(e) if attempt < RETRIES && is_leaving(&e) => tokio::time::sleep(RETRY_AFTER).await,
             Err(e) if does_not_start(&e) => {
                 if !rustix::process::geteuid().is_root() {
@@ -248,13 +264,13 @@ async fn register(bus: &Connection, terminal: &Terminal) -> Result<bool> {
                 }
                 // It is installed and does not come up: that is worth a word.
                 terminal.notice(&format!("notice: the service cannot be started: {e}"));
-                return Ok(false);
+                return Ok(Some("it cannot be started".into()));
             }
             // Not being registered costs nothing: a transaction keeps the service as well.
             Ok(()) | Err(_) => break,
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// Asks for the transaction, with the package files that it names open.

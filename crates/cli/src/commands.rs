@@ -49,7 +49,7 @@ use apt_ostree_core::{Error, ErrorKind, Result};
 use clap::{Args, Subcommand};
 
 use crate::args::{Failure, Global, not_available};
-use crate::client;
+use crate::client::{self, Asked};
 use crate::container;
 use crate::render;
 use crate::start;
@@ -385,12 +385,20 @@ impl App {
         } else {
             &self.terminal
         };
-        if request.sysroot == Path::new("/") && request.verb.is_for_service() {
-            if let Some(report) = client::run(&request, terminal)? {
-                return Ok((report, true));
+        let why = if !request.verb.is_for_service() {
+            "it does not do this".to_owned()
+        } else if request.sysroot != Path::new("/") {
+            format!("the system in {} does not run", request.sysroot.display())
+        } else {
+            match client::run(&request, terminal)? {
+                Asked::Done(report) => return Ok((*report, true)),
+                Asked::NoService(why) => why,
             }
-        }
+        };
         self.require_root()?;
+        if self.global.verbose {
+            terminal.notice(&format!("Not using the service: {why}"));
+        }
         Ok((worker::run(&request, terminal)?, false))
     }
 

@@ -29,7 +29,8 @@ fn parser() -> Contract {
             let hidden = arg.get_all_aliases().unwrap_or_default();
             let names = long.iter().chain(&hidden).map(|name| format!("--{name}"));
             let names: BTreeSet<String> = names.chain(arg.get_short().map(|c| format!("-{c}"))).collect();
-            if names.iter().all(|name| inherited.contains(name)) {
+            // One of the command's own may have the name of one that every command takes.
+            if arg.is_global_set() && names.iter().all(|name| inherited.contains(name)) {
                 continue;
             }
             if arg.is_global_set() {

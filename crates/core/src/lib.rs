@@ -15,6 +15,7 @@ pub mod digest;
 pub mod disk;
 pub mod error;
 pub mod event;
+pub mod last_transaction;
 pub mod live;
 pub mod model;
 pub mod namespace;

@@ -15,6 +15,7 @@ pub mod initramfs_etc;
 pub mod interruption;
 pub mod kargs;
 pub mod log;
+pub mod modify_source;
 pub mod overrides;
 pub mod pkg_change;
 pub mod rebase;
@@ -141,6 +142,12 @@ pub enum Verb {
     RefreshMd {
         force: bool,
     },
+    /// Switches an apt source of the machine on or off.
+    ModifySource {
+        /// As `ListRepos` names it.
+        id: String,
+        enabled: bool,
+    },
     /// From an empty directory to a first deployment.
     InitSysroot(InitSysroot),
     /// `compose tree`; the sysroot of the request is not used.
@@ -164,7 +171,7 @@ impl Verb {
     pub fn takes_reboot(&self) -> bool {
         match self {
             Self::Cleanup { rollback, .. } => *rollback,
-            Self::ApplyLive(_) | Self::RefreshMd { .. } => false,
+            Self::ApplyLive(_) | Self::RefreshMd { .. } | Self::ModifySource { .. } => false,
             other => other.is_for_service(),
         }
     }
@@ -419,6 +426,7 @@ fn run_logged<'a>(request: &'a Request, stateroot: Option<&str>, ports: Ports<'a
         Verb::Reset(reset) => reset::execute(transaction, reset),
         Verb::ApplyLive(how) => apply_live::execute(transaction, how),
         Verb::RefreshMd { force } => refresh_md::execute(transaction, *force),
+        Verb::ModifySource { id, enabled } => modify_source::execute(transaction, id, *enabled),
         Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => {
             unreachable!("handled above: these need no sysroot to lock")
         }
@@ -469,6 +477,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Reset(_) => "reset",
         Verb::ApplyLive(_) => "apply-live",
         Verb::RefreshMd { .. } => "refresh-md",
+        Verb::ModifySource { .. } => "modify-source",
         Verb::InitSysroot(_) => "init-sysroot",
         Verb::ComposeTree(_) => "compose",
         Verb::DiskImage(_) => "disk-image",

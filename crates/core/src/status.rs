@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::boot::verification::{self, BootReport};
 use crate::cached_update::{self, CachedUpdate};
 use crate::error::Result;
+use crate::last_transaction::LastTransaction;
 use crate::live::state::LiveState;
 use crate::model::origin::Origin;
 use crate::repo::Repo;
@@ -31,6 +32,9 @@ pub struct SysrootStatus {
     /// Of the stateroot that runs.
     pub cached_update: Option<CachedUpdate>,
     pub update_driver: Option<UpdateDriver>,
+    /// Our addition: how the last one of the service ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_transaction: Option<LastTransaction>,
     /// Our addition: what is wrong with the system.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
@@ -192,7 +196,14 @@ impl SysrootStatus {
         let cached_update = sysroot.stateroot(None).ok().and_then(|name| cached_update::read(sysroot, &name));
         // Only what runs can be driven.
         let update_driver = if sysroot.is_booted() { UpdateDriver::read(sysroot.path()) } else { None };
-        Ok(Self { deployments, cached_update, update_driver, warnings: warnings::find(sysroot), ..Self::default() })
+        Ok(Self {
+            deployments,
+            transaction: None,
+            cached_update,
+            update_driver,
+            last_transaction: LastTransaction::read(sysroot.path()),
+            warnings: warnings::find(sysroot),
+        })
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use apt_ostree_core::compose::input;
+use apt_ostree_core::compose::input::NamedSource;
 use apt_ostree_core::model::diff::PackageDiff;
-use apt_ostree_core::operation::interruption;
+use apt_ostree_core::operation::{interruption, modify_source};
 use apt_ostree_core::repo::Repo;
 use apt_ostree_core::status::SysrootStatus;
 use apt_ostree_core::sysroot::{Deployment, Sysroot};
@@ -75,9 +75,8 @@ fn boot_config(sysroot: &Sysroot, stateroot: &str, id: &str, pending: bool) -> R
 }
 
 fn sources(sysroot: &Sysroot, stateroot: &str) -> Result<Vec<Json>> {
-    let deployment = find(sysroot, stateroot, "", true)?;
     let mut list = Vec::new();
-    for (id, source) in input::named_sources(&sysroot.directory(&deployment).join("etc/apt"))? {
+    for NamedSource { id, source, .. } in modify_source::sources(sysroot, stateroot)? {
         let description = format!(
             "{} {} {}",
             source.uris.iter().map(|uri| without_password(uri)).collect::<Vec<_>>().join(" "),

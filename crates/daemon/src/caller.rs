@@ -38,12 +38,13 @@ impl Caller {
         Ok(Self { name: sender.to_string(), uid, unit: unit.unwrap_or_default() })
     }
 
-    /// All actions must pass. `method` is for the text of the refusal.
+    /// All actions must pass. `method` is for the text of the refusal; when the caller is `gone`, nobody is asked any more.
     pub(crate) async fn authorize(
         &self,
         connection: &zbus::Connection,
         method: &str,
         actions: &BTreeSet<Action>,
+        gone: impl Future<Output = ()>,
     ) -> Answer<()> {
         if self.uid == 0 {
             return Ok(());
@@ -53,8 +54,10 @@ impl Caller {
         let name = OwnedValue::from(zbus::zvariant::Str::from(self.name.clone()));
         let details = HashMap::from([("name".to_owned(), name)]);
         let subject = Subject { subject_kind: "system-bus-name".into(), subject_details: details };
+        tokio::pin!(gone);
         for action in actions {
-            if !check(connection, &subject, *action).await.map_err(|e| log_failure(&e, refused()))? {
+            let allowed = check(connection, &subject, *action, &mut gone).await;
+            if !allowed.map_err(|e| log_failure(&e, refused()))? {
                 return Err(refused());
             }
         }
@@ -62,11 +65,15 @@ impl Caller {
     }
 
     /// Registering as a client takes no password: an active session is enough, as in rpm-ostree.
-    pub(crate) async fn may_register(&self, connection: &zbus::Connection) -> Answer<()> {
+    pub(crate) async fn may_register(
+        &self,
+        connection: &zbus::Connection,
+        gone: impl Future<Output = ()>,
+    ) -> Answer<()> {
         if self.uid == 0 || has_active_session(self.uid) {
             return Ok(());
         }
-        self.authorize(connection, "RegisterClient", &BTreeSet::from([Action::ClientManagement])).await
+        self.authorize(connection, "RegisterClient", &BTreeSet::from([Action::ClientManagement]), gone).await
     }
 }
 
@@ -76,18 +83,34 @@ fn log_failure(error: &zbus::Error, refusal: Refusal) -> Refusal {
     refusal
 }
 
-async fn check(connection: &zbus::Connection, subject: &Subject, action: Action) -> zbus::Result<bool> {
-    let authority = AuthorityProxy::new(connection).await?;
-    let flags = CheckAuthorizationFlags::AllowUserInteraction.into();
-    let answer = authority.check_authorization(subject, action.id(), &HashMap::new(), flags, "").await?;
-    Ok(answer.is_authorized)
-}
-
 /// Names a question to polkit that may be taken back.
 static QUESTION: AtomicU64 = AtomicU64::new(0);
 
-/// Whether a process at the other end of a socket may cancel what another user began. When it is gone, the question is taken
-/// back: nobody shall be asked for a password for it, and questions shall not pile up.
+/// Asks polkit. When whoever wants to know is gone, the question is taken back: nobody shall be asked for a password for it, and questions
+/// shall not pile up.
+async fn check(
+    connection: &zbus::Connection,
+    subject: &Subject,
+    action: Action,
+    gone: impl Future<Output = ()>,
+) -> zbus::Result<bool> {
+    let authority = AuthorityProxy::new(connection).await?;
+    let id = format!("question-{}", QUESTION.fetch_add(1, Ordering::Relaxed));
+    let (details, flags) = (HashMap::new(), CheckAuthorizationFlags::AllowUserInteraction.into());
+    tokio::select! {
+        answer = authority.check_authorization(subject, action.id(), &details, flags, &id) => {
+            Ok(answer?.is_authorized)
+        }
+        () = gone => {
+            if let Err(e) = authority.cancel_check_authorization(&id).await {
+                journal::warning(&format!("polkit still asks: {e}"));
+            }
+            Ok(false)
+        }
+    }
+}
+
+/// Whether a process at the other end of a socket may cancel what another user began.
 pub(crate) async fn peer_may_cancel(
     connection: &zbus::Connection,
     pid: u32,
@@ -95,20 +118,7 @@ pub(crate) async fn peer_may_cancel(
     gone: impl Future<Output = ()>,
 ) -> bool {
     let Ok(subject) = Subject::new_for_owner(pid, None, Some(uid)) else { return false };
-    let Ok(authority) = AuthorityProxy::new(connection).await else { return false };
-    let id = format!("cancel-{}", QUESTION.fetch_add(1, Ordering::Relaxed));
-    let (details, flags) = (HashMap::new(), CheckAuthorizationFlags::AllowUserInteraction.into());
-    tokio::select! {
-        answer = authority.check_authorization(&subject, Action::Cancel.id(), &details, flags, &id) => {
-            answer.is_ok_and(|answer| answer.is_authorized)
-        }
-        () = gone => {
-            if let Err(e) = authority.cancel_check_authorization(&id).await {
-                journal::warning(&format!("polkit still asks: {e}"));
-            }
-            false
-        }
-    }
+    check(connection, &subject, Action::Cancel, gone).await.unwrap_or_default()
 }
 
 /// logind's record of a user.

@@ -7,11 +7,12 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FileType, fstat};
 use tempfile::TempDir;
-use zbus::zvariant::OwnedFd;
 
+use crate::foreign::Foreign;
 use crate::job::Job;
 use crate::refusal::{Answer, Refusal};
 
@@ -52,7 +53,7 @@ pub(crate) fn clean(runtime: &Path) {
     }
 }
 
-fn copy(files: Vec<OwnedFd>, names: &[String], runtime: &Path) -> Answer<(TempDir, Vec<PathBuf>)> {
+fn copy(files: Vec<Arc<Foreign>>, names: &[String], runtime: &Path) -> Answer<(TempDir, Vec<PathBuf>)> {
     let failed = |what: &str, e: &dyn std::fmt::Display| Refusal::failed(format!("{what}: {e}. Nothing was changed"));
     let folder = tempfile::Builder::new()
         .prefix("files-")
@@ -60,7 +61,6 @@ fn copy(files: Vec<OwnedFd>, names: &[String], runtime: &Path) -> Answer<(TempDi
         .map_err(|e| failed("Making a folder for package files", &e))?;
     let (mut copies, mut left) = (Vec::new(), MAX_BYTES);
     for (number, (file, name)) in files.into_iter().zip(names).enumerate() {
-        let file = File::from(std::os::fd::OwnedFd::from(file));
         let kind = fstat(file.as_fd()).map(|s| FileType::from_raw_mode(s.st_mode));
         if kind != Ok(FileType::RegularFile) {
             return Err(Refusal::invalid(format!("{name} is not a regular file")));
@@ -70,7 +70,7 @@ fn copy(files: Vec<OwnedFd>, names: &[String], runtime: &Path) -> Answer<(TempDi
         let path = place.join(name);
         let mut copy = File::create_new(&path).map_err(|e| failed(&format!("Copying {name}"), &e))?;
         // One byte more tells whether the file is too big.
-        let copied = std::io::copy(&mut (&file).take(left + 1), &mut copy);
+        let copied = std::io::copy(&mut (&*file).take(left + 1), &mut copy);
         let copied = copied.map_err(|e| failed(&format!("Copying {name}"), &e))?;
         left = left.checked_sub(copied).ok_or_else(|| Refusal::invalid("The package files are too big"))?;
         copies.push(path);

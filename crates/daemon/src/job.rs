@@ -4,16 +4,18 @@
 //!
 //! A key with a value of the wrong type is an error, a key that is not known is left alone, as in rpm-ostree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use apt_ostree_bus::{Action, Dict};
 use apt_ostree_core::operation::{
     ApplyLive, KargsChange, OverrideChange, PackageChanges, Rebase, Request, Reset, Verb,
 };
 use apt_ostree_core::update_driver::UpdateDriver;
-use zbus::zvariant::{Array, OwnedFd, Value};
+use zbus::zvariant::{Array, Value};
 
+use crate::foreign::{self, Foreign};
 use crate::refusal::{Answer, Refusal};
 
 /// Limits of what one caller can make the service remember.
@@ -30,9 +32,11 @@ pub(crate) struct Job {
     pub(crate) actions: BTreeSet<Action>,
     pub(crate) title: String,
     /// Package files for the local packages of the requests, in their order.
-    pub(crate) files: Vec<OwnedFd>,
+    pub(crate) files: Vec<Arc<Foreign>>,
     /// `output-to-self`: messages go to the journal only.
     pub(crate) quiet: bool,
+    /// Nobody watches it: the timer's, or that of a client that plays the timer.
+    pub(crate) automatic: bool,
 }
 
 impl Job {
@@ -53,10 +57,11 @@ impl Job {
     }
 }
 
-/// A dictionary of options.
-pub(crate) struct Given<'a>(pub(crate) &'a Dict);
+/// A dictionary of options. What nobody looks at in it may be a hundred times as large as the message that it came in, so it goes
+/// with this value before anything is waited for.
+pub(crate) struct Given(pub(crate) Dict);
 
-impl Given<'_> {
+impl Given {
     fn get<'v, T>(&'v self, key: &str, kind: &str) -> Answer<Option<T>>
     where
         T: TryFrom<&'v Value<'static>>,
@@ -95,18 +100,14 @@ impl Given<'_> {
         }
     }
 
-    fn files(&self, key: &str) -> Answer<Vec<OwnedFd>> {
+    fn files(&self, key: &str) -> Answer<Vec<Arc<Foreign>>> {
         let Some(list) = self.get::<&Array<'_>>(key, "a list of files")? else { return Ok(Vec::new()) };
         let file = |value: &Value<'_>| match value {
-            Value::Fd(fd) => fd.try_to_owned().map_err(|e| Refusal::invalid(e.to_string())).and_then(|fd| match fd {
-                zbus::zvariant::Fd::Owned(fd) => Ok(OwnedFd::from(fd)),
-                zbus::zvariant::Fd::Borrowed(_) => {
-                    Err(Refusal::invalid(format!("Option '{key}' is not a list of files")))
-                }
-            }),
-            _ => Err(Refusal::invalid(format!("Option '{key}' is not a list of files"))),
+            Value::Fd(fd) => foreign::behind(fd),
+            _ => None,
         };
-        list.iter().map(file).collect()
+        let wrong = || Refusal::invalid(format!("Option '{key}' is not a list of files"));
+        list.iter().map(|value| file(value).ok_or_else(wrong)).collect()
     }
 }
 
@@ -142,7 +143,7 @@ pub(crate) struct Target<'a> {
 
 impl Target<'_> {
     /// A job of one verb with the options that all verbs take.
-    pub(crate) fn job(&self, method: &'static str, verb: Verb, given: &Given<'_>) -> Answer<Job> {
+    pub(crate) fn job(&self, method: &'static str, verb: Verb, given: &Given) -> Answer<Job> {
         let options = apt_ostree_core::operation::Options {
             dry_run: given.truth("dry-run")?,
             download_only: given.truth("download-only")?,
@@ -158,11 +159,11 @@ impl Target<'_> {
         let request =
             Request { sysroot: self.sysroot.to_owned(), stateroot: Some(self.stateroot.to_owned()), verb, options };
         let quiet = given.truth("output-to-self")?;
-        Ok(Job { method, requests: vec![request], actions, title, files: Vec::new(), quiet })
+        Ok(Job { method, requests: vec![request], actions, title, files: Vec::new(), quiet, automatic: false })
     }
 
     /// `Deploy`, `Upgrade`, `Rebase`, `PkgChange`, `UpdateDeployment`: one implementation, as in rpm-ostree.
-    pub(crate) fn update(&self, method: &'static str, modifiers: &Given<'_>, given: &Given<'_>) -> Answer<Job> {
+    pub(crate) fn update(&self, method: &'static str, modifiers: &Given, given: &Given) -> Answer<Job> {
         for key in ["override-replace-packages", "install-fileoverride-packages"] {
             if !modifiers.list(key)?.is_empty() {
                 return Err(Refusal::not_supported("Non-local replacement overrides not implemented yet"));
@@ -217,14 +218,14 @@ impl Target<'_> {
             if given.truth("dry-run")? || given.truth("download-only")? {
                 return Err(Refusal::invalid("Can't specify 'apply-live' with 'dry-run' or 'download-only'"));
             }
-            let live = self.job(method, Verb::ApplyLive(ApplyLive::default()), &Given(&Dict::new()))?;
+            let live = self.job(method, Verb::ApplyLive(ApplyLive::default()), &Given(Dict::new()))?;
             job.actions.extend(live.actions);
             job.requests.extend(live.requests);
         }
         Ok(job)
     }
 
-    fn verb(&self, change: Change, given: &Given<'_>) -> Answer<Verb> {
+    fn verb(&self, change: Change, given: &Given) -> Answer<Verb> {
         let downgrade = given.maybe("allow-downgrade")?;
         let (no_overrides, no_layering, no_initramfs) =
             (given.truth("no-overrides")?, given.truth("no-layering")?, given.truth("no-initramfs")?);
@@ -289,12 +290,26 @@ impl Target<'_> {
         Ok(upgrade(change.packages, downgrade.unwrap_or_default(), false))
     }
 
+    /// `ModifyYumRepo`: all that can be set is `enabled`.
+    pub(crate) fn modify_source(&self, id: &str, settings: &HashMap<String, String>) -> Answer<Job> {
+        if let Some(other) = settings.keys().find(|key| *key != "enabled") {
+            return Err(Refusal::invalid(format!("Of a source only 'enabled' can be set, not '{}'", checked(other)?)));
+        }
+        let enabled = match settings.get("enabled").map(String::as_str) {
+            Some("0") => false,
+            Some("1") => true,
+            Some(other) => return Err(Refusal::invalid(format!("'enabled' is 0 or 1, not '{}'", checked(other)?))),
+            None => return Err(Refusal::invalid("'enabled' is missing: nothing else of a source can be set")),
+        };
+        self.job("ModifyYumRepo", Verb::ModifySource { id: checked(id)?, enabled }, &Given(Dict::new()))
+    }
+
     /// `KernelArgs`. `existing` is the line the caller saw: another one by now is an error.
     pub(crate) fn kernel_arguments(
         &self,
         existing: &str,
         [append, replace, delete]: [&[String]; 3],
-        given: &Given<'_>,
+        given: &Given,
     ) -> Answer<Job> {
         let line: Vec<&str> = existing.split_whitespace().filter(|word| !word.starts_with("ostree=")).collect();
         checked(existing)?;
@@ -333,7 +348,7 @@ pub(crate) fn upgrade(changes: PackageChanges, allow_downgrade: bool, check: boo
 }
 
 /// A request of our own client. Its paths are names for `files`; sysroot and stateroot are the service's to say.
-pub(crate) fn of_request(text: &str, files: Vec<OwnedFd>, sysroot: &Path) -> Answer<Job> {
+pub(crate) fn of_request(text: &str, files: Vec<Arc<Foreign>>, sysroot: &Path) -> Answer<Job> {
     if text.len() > 64 * MAX_TEXT {
         return Err(Refusal::invalid("The request is too long"));
     }
@@ -359,7 +374,7 @@ pub(crate) fn of_request(text: &str, files: Vec<OwnedFd>, sysroot: &Path) -> Ans
         request.options.command_line.clone()
     };
     let actions = actions(&request.verb);
-    Ok(Job { method, requests: vec![request], actions, title, files, quiet: false })
+    Ok(Job { method, requests: vec![request], actions, title, files, quiet: false, automatic: false })
 }
 
 /// What the bus never gets, whoever asks.
@@ -399,6 +414,7 @@ fn method_of(verb: &Verb) -> Answer<&'static str> {
         Verb::Override(_) | Verb::Reset(_) => "UpdateDeployment",
         Verb::ApplyLive(_) => "LiveFs",
         Verb::RefreshMd { .. } => "RefreshMd",
+        Verb::ModifySource { .. } => "ModifyYumRepo",
         Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => {
             return Err(Refusal::not_supported("This is not done by the service: run it as root"));
         }
@@ -455,6 +471,7 @@ pub(crate) fn actions(verb: &Verb) -> BTreeSet<Action> {
         Verb::FinalizeDeployment { .. } => Some(Action::FinalizeDeployment),
         Verb::ApplyLive(_) => Some(Action::ApplyLive),
         Verb::RefreshMd { .. } => Some(Action::RepoRefresh),
+        Verb::ModifySource { .. } => Some(Action::RepoModify),
         // Refused before it comes to this.
         Verb::InitSysroot(_) | Verb::ComposeTree(_) | Verb::DiskImage(_) => Some(Action::Deploy),
     };
@@ -486,6 +503,9 @@ fn title(method: &str, verb: &Verb, options: &apt_ostree_core::operation::Option
         Verb::ApplyLive(_) => "apply-live",
         Verb::RefreshMd { force: true } => "refresh-md (force)",
         Verb::RefreshMd { force: false } => "refresh-md",
+        Verb::ModifySource { id, enabled } => {
+            return format!("{} the apt source {id}", if *enabled { "enable" } else { "disable" });
+        }
         _ => method,
     };
     let mut title = name.to_owned();
@@ -619,10 +639,10 @@ mod tests {
         let mut random = Random::new(1);
         let mut taken = 0;
         for _ in 0..inputs() {
-            let (modifiers, options) = (dict(&mut random), dict(&mut random));
-            let job = target().update("UpdateDeployment", &Given(&modifiers), &Given(&options));
+            let (modifiers, options) = (Given(dict(&mut random)), Given(dict(&mut random)));
+            let job = target().update("UpdateDeployment", &modifiers, &options);
             let lists = [&[random.pick(TEXTS).to_owned()][..], &[], &[]];
-            let kargs = target().kernel_arguments(random.pick(TEXTS), lists, &Given(&options));
+            let kargs = target().kernel_arguments(random.pick(TEXTS), lists, &options);
             for job in [job, kargs].iter().flatten() {
                 check(job);
                 taken += 1;

@@ -16,6 +16,9 @@ use tempfile::TempPath;
 /// Read by libostree: the program that writes GRUB's menu.
 const MENU_GENERATOR: &str = "OSTREE_GRUB2_EXEC";
 
+/// Before the last line of a unit: how systemd says that it ended (systemd.exec(5), `$SERVICE_RESULT`).
+pub(crate) const RESULT: &str = "apt-ostree-unit-result=";
+
 /// A worker's command, and what must live as long as the worker.
 #[derive(Debug)]
 pub struct Launch {
@@ -47,6 +50,8 @@ pub(crate) fn worker_unit(program: &Path, unit: &str, service: &str, title: &str
     command.arg(format!("--unit={unit}")).arg(format!("--description=apt-ostree transaction: {title}"));
     // Not more than the machine can spare, and a stop that a hanging script cannot hold up.
     command.args(["--property=MemoryMax=80%", "--property=TimeoutStopSec=10"]);
+    // systemd alone knows that memory ran out, and forgets the unit at once; this goes where the worker's lines go.
+    command.arg(format!("--property=ExecStopPost=/usr/bin/echo {RESULT}${{SERVICE_RESULT}}"));
     command.arg(format!("--property=BindsTo={service}")).arg(format!("--property=After={service}"));
     for (key, value) in inner.command.get_envs() {
         if let Some(value) = value {

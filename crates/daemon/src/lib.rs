@@ -7,6 +7,7 @@
 pub mod answer;
 mod caller;
 mod files;
+mod foreign;
 mod job;
 mod journal;
 pub mod launch;

@@ -22,6 +22,8 @@ use zbus::address::transport::{Transport, UnixSocket};
 use zbus::connection::Builder;
 use zbus::connection::socket::{BoxedSplit, ReadHalf, Split, WriteHalf};
 
+use crate::foreign::{Foreign, is_full, stand_in};
+
 /// A message of the bus. The longest that makes sense names some thousand packages. An array of bytes in a variant takes
 /// about a hundred times its size once it is read.
 const BUS_MESSAGE: usize = 256 * 1024;
@@ -131,7 +133,9 @@ struct Limited<R: ReadHalf> {
     line: Vec<u8>,
     header: [u8; HEADER],
     have: usize,
-    files: Vec<OwnedFd>,
+    files: Vec<Foreign>,
+    /// What stands for them.
+    ends: Vec<OwnedFd>,
     /// How many files of the message were handed out.
     given: usize,
     messages: usize,
@@ -156,6 +160,7 @@ impl<R: ReadHalf> Limited<R> {
             header: [0; HEADER],
             have: 0,
             files: Vec::new(),
+            ends: Vec::new(),
             given: 0,
             messages: 0,
             end,
@@ -171,8 +176,10 @@ impl<R: ReadHalf> Limited<R> {
                 Phase::Handshake => {
                     // One at a time, so that none of the first message gets into zbus's buffer.
                     let (count, files) = self.inner.recvmsg(&mut buffer[..1]).await?;
+                    let files = foreign(files).collect();
                     if count == 0 || !self.shakes(buffer[0])? {
-                        return Ok((count, files));
+                        // There are none in a handshake.
+                        return Ok((count, Vec::new()));
                     }
                     // The first of a message.
                     self.files = files;
@@ -184,7 +191,7 @@ impl<R: ReadHalf> Limited<R> {
                     if count == 0 {
                         return Ok((0, Vec::new()));
                     }
-                    self.files.extend(files);
+                    self.files.extend(foreign(files));
                     self.have += count;
                     if self.have == HEADER {
                         self.phase = self.judge()?;
@@ -194,8 +201,8 @@ impl<R: ReadHalf> Limited<R> {
                     let count = buffer.len().min(HEADER - from);
                     buffer[..count].copy_from_slice(&self.header[from..from + count]);
                     self.phase = Phase::Give { from: from + count, left };
-                    self.given = self.files.len();
-                    return Ok((count, std::mem::take(&mut self.files)));
+                    self.given += self.ends.len();
+                    return Ok((count, std::mem::take(&mut self.ends)));
                 }
                 Phase::Give { left: 0, .. } | Phase::Swallow { left: 0 } => {
                     (self.have, self.given) = (0, 0);
@@ -203,16 +210,20 @@ impl<R: ReadHalf> Limited<R> {
                 }
                 Phase::Give { from, left } => {
                     let room = buffer.len().min(left);
-                    let (count, mut files) = self.inner.recvmsg(&mut buffer[..room]).await?;
-                    files.truncate(BUS_FILES.saturating_sub(self.given));
-                    self.given += files.len();
+                    let (count, files) = self.inner.recvmsg(&mut buffer[..room]).await?;
+                    let files: Vec<Foreign> = foreign(files).collect();
+                    let some = files.into_iter().take(BUS_FILES.saturating_sub(self.given));
+                    // One that is missing is missed by who looks for it.
+                    let ends: Vec<OwnedFd> = some.filter_map(|file| stand_in(file).ok()).collect();
+                    self.given += ends.len();
                     self.phase = Phase::Give { from, left: left - count };
-                    return Ok((count, files));
+                    return Ok((count, ends));
                 }
                 Phase::Swallow { left } => {
                     let mut scratch = [0; 4096];
                     let room = usize::try_from(left).unwrap_or(usize::MAX).min(scratch.len());
-                    let (count, _) = self.inner.recvmsg(&mut scratch[..room]).await?;
+                    let (count, files) = self.inner.recvmsg(&mut scratch[..room]).await?;
+                    foreign(files).for_each(drop);
                     if count == 0 {
                         return Ok((0, Vec::new()));
                     }
@@ -251,6 +262,17 @@ impl<R: ReadHalf> Limited<R> {
         Ok(false)
     }
 
+    /// False when the files that came with the first bytes cannot be kept.
+    fn take_files(&mut self) -> bool {
+        if !self.files.is_empty() && is_full() {
+            return false;
+        }
+        let ends: io::Result<Vec<OwnedFd>> = self.files.drain(..).map(stand_in).collect();
+        let kept = ends.is_ok();
+        self.ends = ends.unwrap_or_default();
+        kept
+    }
+
     /// The first bytes are here: what is to be done with the message.
     fn judge(&mut self) -> io::Result<Phase> {
         let number = |at: usize| -> io::Result<u64> {
@@ -276,7 +298,7 @@ impl<R: ReadHalf> Limited<R> {
         // Of an unknown type: the specification says to ignore it, and zbus gives up.
         let known = matches!(self.header[1], 1..=4);
         match left_here {
-            Some(left) if known && self.files.len() <= files => Ok(Phase::Give { from: 0, left }),
+            Some(left) if known && self.files.len() <= files && self.take_files() => Ok(Phase::Give { from: 0, left }),
             None if self.kind == Kind::Peer => Err(refuse("the message is too large")),
             _ => {
                 self.files.clear();
@@ -369,6 +391,11 @@ impl WriteHalf for Ending {
     }
 }
 
+/// What came is closed elsewhere from the beginning.
+fn foreign(files: Vec<OwnedFd>) -> impl Iterator<Item = Foreign> {
+    files.into_iter().map(Foreign::new)
+}
+
 fn refuse(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
@@ -425,7 +452,7 @@ mod tests {
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
     }
 
     /// A message, and how many files came with it.

@@ -6,7 +6,7 @@ use zbus::message::Header;
 use zbus::zvariant::OwnedFd;
 use zbus::{Connection, interface};
 
-use crate::caller::Caller;
+use crate::foreign;
 use crate::job;
 use crate::refusal::Refusal;
 use crate::state::Daemon;
@@ -25,10 +25,14 @@ impl Manager {
         request: String,
         files: Vec<OwnedFd>,
     ) -> Result<String, Refusal> {
+        let unknown = || Refusal::invalid("The files of the request did not come");
+        let files: Vec<_> =
+            files.iter().map(|file| foreign::behind(file).ok_or_else(unknown)).collect::<Result<_, _>>()?;
         let job = job::of_request(&request, files, &self.0.sysroot)?;
-        let caller = Caller::of(connection, &header).await?;
+        drop(request);
+        let entered = self.0.enter(connection, &header).await?;
         let path = self.0.booted_path();
-        self.0.begin(job, caller, path).await
+        self.0.begin(job, entered, path).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -42,9 +46,9 @@ impl Manager {
         self.0.transaction().map_or_else(Default::default, |t| (t.title.clone(), t.initiator.clone()))
     }
 
-    /// How the last transaction of this service ended, a JSON object; empty when there was none.
+    /// How the last transaction ended, a JSON object; empty when there was none since the start of the machine.
     #[zbus(property(emits_changed_signal = "false"))]
     fn last_transaction(&self) -> String {
-        self.0.last().map(|document| document.to_string()).unwrap_or_default()
+        self.0.last().and_then(|last| serde_json::to_string(&last).ok()).unwrap_or_default()
     }
 }

@@ -12,12 +12,11 @@ use zbus::message::Header;
 use zbus::zvariant::{OwnedFd, OwnedValue, Value};
 use zbus::{Connection, interface};
 
-use crate::caller::Caller;
 use crate::job::{Given, Job, Target, checked, checked_all, upgrade};
 use crate::packages;
 use crate::question;
 use crate::refusal::Refusal;
-use crate::state::Daemon;
+use crate::state::{Call, Daemon};
 use crate::wire;
 
 pub(crate) struct Os {
@@ -31,21 +30,22 @@ impl Os {
     }
 
     async fn begin(&self, connection: &Connection, header: &Header<'_>, job: Job) -> Result<String, Refusal> {
-        let caller = Caller::of(connection, header).await?;
+        let entered = self.daemon.enter(connection, header).await?;
         let path = header.path().map(ToString::to_string).unwrap_or_default();
-        self.daemon.begin(job, caller, path).await
+        self.daemon.begin(job, entered, path).await
     }
 
-    /// For reading methods that the contract asks an action for.
+    /// For reading methods that the contract asks an action for. The call is one of its caller's until the value is dropped.
     async fn may(
         &self,
         connection: &Connection,
         header: &Header<'_>,
         method: &str,
         action: Action,
-    ) -> Result<(), Refusal> {
-        let _call = self.daemon.call();
-        Caller::of(connection, header).await?.authorize(connection, method, &BTreeSet::from([action])).await
+    ) -> Result<Call, Refusal> {
+        let (caller, mut call) = self.daemon.enter(connection, header).await?;
+        caller.authorize(connection, method, &BTreeSet::from([action]), call.gone(&caller.name)).await?;
+        Ok(call)
     }
 }
 
@@ -59,7 +59,7 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
         options: Dict,
     ) -> Result<(bool, String), Refusal> {
-        let given = Given(&options);
+        let given = Given(options);
         let mode = given.text("mode")?.unwrap_or_else(|| "auto".into());
         let policy = match mode.as_str() {
             "auto" => self.daemon.settings().update_policy,
@@ -76,7 +76,9 @@ impl Os {
         let verb = upgrade(PackageChanges::default(), false, check);
         let mut job = self.target().job("AutomaticUpdateTrigger", verb, &given)?;
         job.quiet = given.maybe("output-to-self")?.unwrap_or(true);
-        let automatic = !options.contains_key("initiating-command-line");
+        job.automatic = true;
+        let automatic = !given.0.contains_key("initiating-command-line");
+        drop(given);
         for request in &mut job.requests {
             request.options.reboot |= policy == UpdatePolicy::Apply;
         }
@@ -95,7 +97,7 @@ impl Os {
         options: Dict,
     ) -> Result<String, Refusal> {
         let modifiers = wire::plain([("set-revision", Value::from(checked(&revision)?))]);
-        let job = self.target().update("Deploy", &Given(&modifiers), &Given(&options))?;
+        let job = self.target().update("Deploy", &Given(modifiers), &Given(options))?;
         self.begin(connection, &header, job).await
     }
 
@@ -106,7 +108,7 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
         options: Dict,
     ) -> Result<String, Refusal> {
-        let job = self.target().update("Upgrade", &Given(&Dict::new()), &Given(&options))?;
+        let job = self.target().update("Upgrade", &Given(Dict::new()), &Given(options))?;
         self.begin(connection, &header, job).await
     }
 
@@ -122,10 +124,12 @@ impl Os {
         // rpm-ostree ignores them as well.
         drop(packages);
         let mut modifiers = wire::plain([("set-refspec", Value::from(checked(&refspec)?))]);
-        if let Some(revision) = Given(&options).text("revision")? {
+        let given = Given(options);
+        if let Some(revision) = given.text("revision")? {
             modifiers.extend(wire::plain([("set-revision", Value::from(revision))]));
         }
-        let job = self.target().update("Rebase", &Given(&modifiers), &Given(&options))?;
+        let job = self.target().update("Rebase", &Given(modifiers), &given)?;
+        drop(given);
         self.begin(connection, &header, job).await
     }
 
@@ -136,7 +140,7 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
         options: Dict,
     ) -> Result<String, Refusal> {
-        let job = self.target().job("Rollback", Verb::Rollback, &Given(&options))?;
+        let job = self.target().job("Rollback", Verb::Rollback, &Given(options))?;
         self.begin(connection, &header, job).await
     }
 
@@ -148,7 +152,7 @@ impl Os {
         options: Dict,
     ) -> Result<String, Refusal> {
         let verb = Verb::Cleanup { base: false, pending: false, rollback: true, repomd: false };
-        let mut job = self.target().job("ClearRollbackTarget", verb, &Given(&options))?;
+        let mut job = self.target().job("ClearRollbackTarget", verb, &Given(options))?;
         job.actions = BTreeSet::from([Action::Rollback]);
         job.title = "clear-rollback".into();
         self.begin(connection, &header, job).await
@@ -169,7 +173,7 @@ impl Os {
         ]);
         let mut options = options;
         options.entry("no-pull-base".into()).or_insert_with(|| OwnedValue::from(true));
-        let job = self.target().update("PkgChange", &Given(&modifiers), &Given(&options))?;
+        let job = self.target().update("PkgChange", &Given(modifiers), &Given(options))?;
         self.begin(connection, &header, job).await
     }
 
@@ -181,7 +185,7 @@ impl Os {
         modifiers: Dict,
         options: Dict,
     ) -> Result<String, Refusal> {
-        let job = self.target().update("UpdateDeployment", &Given(&modifiers), &Given(&options))?;
+        let job = self.target().update("UpdateDeployment", &Given(modifiers), &Given(options))?;
         self.begin(connection, &header, job).await
     }
 
@@ -192,13 +196,14 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
         options: Dict,
     ) -> Result<String, Refusal> {
-        let given = Given(&options);
+        let given = Given(options);
         let verb = Verb::FinalizeDeployment {
             checksum: given.text("checksum")?,
             allow_missing_checksum: given.truth("allow-missing-checksum")?,
             allow_unlocked: given.truth("allow-unlocked")?,
         };
         let mut job = self.target().job("FinalizeDeployment", verb, &given)?;
+        drop(given);
         // What the method is for: it reboots into the deployment.
         job.requests.iter_mut().for_each(|r| r.options.reboot = true);
         self.begin(connection, &header, job).await
@@ -214,7 +219,7 @@ impl Os {
         options: Dict,
     ) -> Result<String, Refusal> {
         let verb = Verb::Initramfs(InitramfsChange { enable: regenerate, args: checked_all(&args)? });
-        let job = self.target().job("SetInitramfsState", verb, &Given(&options))?;
+        let job = self.target().job("SetInitramfsState", verb, &Given(options))?;
         self.begin(connection, &header, job).await
     }
 
@@ -232,7 +237,7 @@ impl Os {
     ) -> Result<String, Refusal> {
         let (track, untrack) = (checked_all(&track)?, checked_all(&untrack)?);
         let verb = Verb::InitramfsEtc(InitramfsEtcChange { track, untrack, untrack_all, force_sync });
-        let job = self.target().job("InitramfsEtc", verb, &Given(&options))?;
+        let job = self.target().job("InitramfsEtc", verb, &Given(options))?;
         self.begin(connection, &header, job).await
     }
 
@@ -249,12 +254,19 @@ impl Os {
         options: Dict,
     ) -> Result<String, Refusal> {
         let lists = [&kernel_args_added[..], &kernel_args_replaced[..], &kernel_args_removed[..]];
-        let job = self.target().kernel_arguments(&existing_kernel_arg_string, lists, &Given(&options))?;
+        let job = self.target().kernel_arguments(&existing_kernel_arg_string, lists, &Given(options))?;
         self.begin(connection, &header, job).await
     }
 
     #[zbus(out_args("bootconfig"))]
-    async fn get_deployment_boot_config(&self, deployid: String, is_pending: bool) -> Result<Dict, Refusal> {
+    async fn get_deployment_boot_config(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        deployid: String,
+        is_pending: bool,
+    ) -> Result<Dict, Refusal> {
+        let _entered = self.daemon.enter(connection, &header).await?;
         question::boot_config(&self.daemon, &self.name, &deployid, is_pending).await
     }
 
@@ -276,7 +288,7 @@ impl Os {
             }
         }
         let verb = Verb::Cleanup { base, pending, rollback, repomd };
-        let job = self.target().job("Cleanup", verb, &Given(&Dict::new()))?;
+        let job = self.target().job("Cleanup", verb, &Given(Dict::new()))?;
         self.begin(connection, &header, job).await
     }
 
@@ -287,8 +299,9 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
         options: Dict,
     ) -> Result<String, Refusal> {
-        let given = Given(&options);
+        let given = Given(options);
         let job = self.target().job("RefreshMd", Verb::RefreshMd { force: given.truth("force")? }, &given)?;
+        drop(given);
         self.begin(connection, &header, job).await
     }
 
@@ -300,14 +313,16 @@ impl Os {
         repo_id: String,
         settings: HashMap<String, String>,
     ) -> Result<String, Refusal> {
-        self.may(connection, &header, "ModifyYumRepo", Action::RepoModify).await?;
-        let _ = (checked(&repo_id)?, settings);
-        Err(Refusal::not_supported(
-            "apt sources are files in /etc/apt/sources.list.d: set `Enabled: no` there to switch one off",
-        ))
+        let job = self.target().modify_source(&repo_id, &settings)?;
+        self.begin(connection, &header, job).await
     }
 
-    async fn list_repos(&self) -> Result<Vec<Dict>, Refusal> {
+    async fn list_repos(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Dict>, Refusal> {
+        let _entered = self.daemon.enter(connection, &header).await?;
         question::sources(&self.daemon, &self.name).await
     }
 
@@ -319,7 +334,7 @@ impl Os {
         deployid0: String,
         deployid1: String,
     ) -> Result<Vec<DiffEntry>, Refusal> {
-        self.may(connection, &header, "GetDeploymentsRpmDiff", Action::RepoRefresh).await?;
+        let _call = self.may(connection, &header, "GetDeploymentsRpmDiff", Action::RepoRefresh).await?;
         question::deployments_diff(&self.daemon, &self.name, &deployid0, &deployid1).await
     }
 
@@ -330,7 +345,7 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
         deployid: String,
     ) -> Result<(Vec<DiffEntry>, Dict), Refusal> {
-        self.may(connection, &header, "GetCachedUpdateRpmDiff", Action::RepoRefresh).await?;
+        let _call = self.may(connection, &header, "GetCachedUpdateRpmDiff", Action::RepoRefresh).await?;
         // It is told against the running system, whichever deployment is named.
         checked(&deployid)?;
         let snapshot = self.daemon.snapshot();
@@ -350,7 +365,7 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<String, Refusal> {
         let verb = upgrade(PackageChanges::default(), false, true);
-        let job = self.target().job("DownloadUpdateRpmDiff", verb, &Given(&Dict::new()))?;
+        let job = self.target().job("DownloadUpdateRpmDiff", verb, &Given(Dict::new()))?;
         self.package_diff(connection, &header, job).await
     }
 
@@ -383,7 +398,7 @@ impl Os {
             disallow_downgrade: false,
             driver: None,
         };
-        let job = self.target().job("DownloadDeployRpmDiff", verb, &Given(&Dict::new()))?;
+        let job = self.target().job("DownloadDeployRpmDiff", verb, &Given(Dict::new()))?;
         self.package_diff(connection, &header, job).await
     }
 
@@ -410,20 +425,41 @@ impl Os {
         drop(packages);
         let modifiers = wire::plain([("set-refspec", Value::from(checked(&refspec)?))]);
         let options = wire::plain([("download-only", Value::from(true))]);
-        let job = self.target().update("DownloadRebaseRpmDiff", &Given(&modifiers), &Given(&options))?;
+        let job = self.target().update("DownloadRebaseRpmDiff", &Given(modifiers), &Given(options))?;
         self.package_diff(connection, &header, job).await
     }
 
-    async fn what_provides(&self, provides: Vec<String>) -> Result<Vec<Dict>, Refusal> {
-        packages::ask(&self.daemon, &self.name, packages::Kind::Provides, &checked_all(&provides)?).await
+    async fn what_provides(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        provides: Vec<String>,
+    ) -> Result<Vec<Dict>, Refusal> {
+        let names = checked_all(&provides)?;
+        let _entered = self.daemon.enter(connection, &header).await?;
+        packages::ask(&self.daemon, &self.name, packages::Kind::Provides, &names).await
     }
 
-    async fn get_packages(&self, names: Vec<String>) -> Result<Vec<Dict>, Refusal> {
-        packages::ask(&self.daemon, &self.name, packages::Kind::Names, &checked_all(&names)?).await
+    async fn get_packages(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        names: Vec<String>,
+    ) -> Result<Vec<Dict>, Refusal> {
+        let names = checked_all(&names)?;
+        let _entered = self.daemon.enter(connection, &header).await?;
+        packages::ask(&self.daemon, &self.name, packages::Kind::Names, &names).await
     }
 
-    async fn search(&self, names: Vec<String>) -> Result<Vec<Dict>, Refusal> {
-        packages::ask(&self.daemon, &self.name, packages::Kind::Search, &checked_all(&names)?).await
+    async fn search(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+        names: Vec<String>,
+    ) -> Result<Vec<Dict>, Refusal> {
+        let names = checked_all(&names)?;
+        let _entered = self.daemon.enter(connection, &header).await?;
+        packages::ask(&self.daemon, &self.name, packages::Kind::Search, &names).await
     }
 
     #[zbus(property)]
@@ -480,7 +516,7 @@ impl Os {
         method: &str,
         revision: &str,
     ) -> Result<(Vec<DiffEntry>, Dict), Refusal> {
-        self.may(connection, header, method, Action::RepoRefresh).await?;
+        let _call = self.may(connection, header, method, Action::RepoRefresh).await?;
         question::revision_diff(&self.daemon, &self.name, &checked(revision)?).await
     }
 }
@@ -505,7 +541,7 @@ impl OsExperimental {
         #[zbus(connection)] connection: &Connection,
         options: Dict,
     ) -> Result<String, Refusal> {
-        let given = Given(&options);
+        let given = Given(options);
         let verb = Verb::ApplyLive(ApplyLive {
             target: given.text("target")?,
             allow_replacement: given.truth("replace")?,
@@ -513,9 +549,10 @@ impl OsExperimental {
         });
         let target = Target { sysroot: &self.daemon.sysroot, stateroot: &self.name };
         let job = target.job("LiveFs", verb, &given)?;
-        let caller = Caller::of(connection, &header).await?;
+        drop(given);
+        let entered = self.daemon.enter(connection, &header).await?;
         let path = header.path().map(ToString::to_string).unwrap_or_default();
-        self.daemon.begin(job, caller, path).await
+        self.daemon.begin(job, entered, path).await
     }
 
     async fn download_packages(&self, queries: Vec<String>, source: String) -> Result<Vec<OwnedFd>, Refusal> {

@@ -31,7 +31,7 @@ pub enum Question {
     Sysroot,
     /// The boot entry of a deployment: a dictionary.
     BootConfig { stateroot: String, id: String, pending: bool },
-    /// The apt sources of the deployment that questions are asked of: a list of dictionaries.
+    /// The apt sources of the machine, with those that are switched off: a list of dictionaries.
     Sources { stateroot: String },
     /// Between two deployments: a [`PackageDiff`].
     DeploymentsDiff { stateroot: String, from: String, to: String },
@@ -98,7 +98,7 @@ pub(crate) async fn boot_config(daemon: &Arc<Daemon>, stateroot: &str, id: &str,
     Ok(wire::nearest(&ask_in_turn(daemon, &question).await?))
 }
 
-/// The apt sources of the deployment that questions are asked of.
+/// The apt sources of the machine, with those that are switched off.
 pub(crate) async fn sources(daemon: &Arc<Daemon>, stateroot: &str) -> Answer<Vec<Dict>> {
     let question = Question::Sources { stateroot: stateroot.to_owned() };
     let list: Vec<Json> = ask_in_turn(daemon, &question).await?;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use apt_ostree_bus::{Dict, errors, os_path};
+use apt_ostree_core::last_transaction::LastTransaction;
 use apt_ostree_core::model::settings::Settings;
 use apt_ostree_core::operation::{Report, Request};
 use apt_ostree_core::update_driver;
@@ -75,14 +76,65 @@ impl Snapshot {
     }
 }
 
-/// See [`Daemon::call`].
+/// Calls of one user that are being answered at a time; root is not limited. Each keeps its message, of up to 256 KiB, and polkit's
+/// dialog can hold it for as long as nobody looks at the screen.
+const CALLS: usize = 16;
+
+/// See [`Daemon::call`] and [`Daemon::enter`].
 #[derive(Debug)]
-pub(crate) struct Call(Arc<Daemon>);
+pub(crate) struct Call {
+    daemon: Arc<Daemon>,
+    /// Among whose calls it counts.
+    uid: Option<u32>,
+    vanished: broadcast::Receiver<String>,
+}
+
+impl Call {
+    fn admit(&mut self, uid: u32) -> Answer<()> {
+        if uid == 0 {
+            return Ok(());
+        }
+        let mut users = lock(&self.daemon.users);
+        let count = users.entry(uid).or_default();
+        if *count >= CALLS {
+            let text = format!("{CALLS} calls of this user are being answered already: wait for one of them");
+            return Err(Refusal::new(errors::LIMITS_EXCEEDED, text));
+        }
+        *count += 1;
+        self.uid = Some(uid);
+        Ok(())
+    }
+
+    /// Returns when the caller of that unique name has left the bus.
+    pub(crate) async fn gone(&mut self, name: &str) {
+        left(&mut self.vanished, name).await;
+    }
+}
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
-        self.0.touch();
+        if let Some(uid) = self.uid {
+            let mut users = lock(&self.daemon.users);
+            if let Some(count) = users.get_mut(&uid) {
+                *count -= 1;
+                if *count == 0 {
+                    users.remove(&uid);
+                }
+            }
+        }
+        self.daemon.calls.fetch_sub(1, Ordering::Relaxed);
+        self.daemon.touch();
+    }
+}
+
+/// Waits for a unique name to leave the bus; for ever, if nobody would tell.
+async fn left(vanished: &mut broadcast::Receiver<String>, name: &str) {
+    loop {
+        match vanished.recv().await {
+            Ok(gone) if gone == name => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            _ => {}
+        }
     }
 }
 
@@ -101,7 +153,7 @@ pub(crate) struct Daemon {
     /// Who asked not to be left alone: unique names, and the id that each gave.
     clients: Mutex<BTreeMap<String, String>>,
     slot: Mutex<Option<Arc<Transaction>>>,
-    last: Mutex<Option<Json>>,
+    last: Mutex<Option<LastTransaction>>,
     active: Mutex<Instant>,
     /// Something happened that the idle exit must look at.
     pub(crate) activity: Notify,
@@ -115,6 +167,8 @@ pub(crate) struct Daemon {
     pub(crate) questions: tokio::sync::Semaphore,
     /// Calls that are being answered, polkit's dialogs among them.
     calls: AtomicU64,
+    /// The same by user, without root.
+    users: Mutex<BTreeMap<u32, usize>>,
     /// The name is about to be given back: nothing new is begun.
     leaving: AtomicBool,
 }
@@ -125,6 +179,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Daemon {
     pub(crate) fn new(program: PathBuf, sysroot: PathBuf, bus: Connection, runtime: PathBuf) -> Arc<Self> {
+        // Of a service before this one.
+        let last = LastTransaction::read(&sysroot);
         Arc::new(Self {
             program,
             sysroot,
@@ -135,7 +191,7 @@ impl Daemon {
             settings: Mutex::default(),
             clients: Mutex::default(),
             slot: Mutex::default(),
-            last: Mutex::default(),
+            last: Mutex::new(last),
             active: Mutex::new(Instant::now()),
             activity: Notify::new(),
             rebooting: AtomicBool::new(false),
@@ -144,6 +200,7 @@ impl Daemon {
             reloading: tokio::sync::Mutex::default(),
             questions: Semaphore::new(2),
             calls: AtomicU64::new(0),
+            users: Mutex::default(),
             leaving: AtomicBool::new(false),
         })
     }
@@ -161,7 +218,7 @@ impl Daemon {
     }
 
     /// How the last transaction ended.
-    pub(crate) fn last(&self) -> Option<Json> {
+    pub(crate) fn last(&self) -> Option<LastTransaction> {
         lock(&self.last).clone()
     }
 
@@ -182,7 +239,19 @@ impl Daemon {
     pub(crate) fn call(self: &Arc<Self>) -> Call {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.touch();
-        Call(self.clone())
+        Call { daemon: self.clone(), uid: None, vanished: self.vanished.subscribe() }
+    }
+
+    /// The same with who calls, unless that user has too many already. What came with the message is to be dropped before.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        connection: &Connection,
+        header: &zbus::message::Header<'_>,
+    ) -> Answer<(Caller, Call)> {
+        let mut call = self.call();
+        let caller = Caller::of(connection, header).await?;
+        call.admit(caller.uid)?;
+        Ok((caller, call))
     }
 
     /// The same for a question that has to wait its turn.
@@ -248,9 +317,13 @@ impl Daemon {
     }
 
     /// The only place where a transaction begins. The address to connect to.
-    pub(crate) async fn begin(self: &Arc<Self>, mut job: Job, caller: Caller, path: String) -> Answer<String> {
-        let _call = self.call();
-        caller.authorize(&self.bus, job.method, &job.actions).await?;
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        mut job: Job,
+        (caller, mut call): (Caller, Call),
+        path: String,
+    ) -> Answer<String> {
+        caller.authorize(&self.bus, job.method, &job.actions, call.gone(&caller.name)).await?;
         job.set_driver_unit(&caller.unit)?;
         self.refuse_at_the_end()?;
         if let Some(address) = self.join(&job)? {
@@ -330,30 +403,21 @@ impl Daemon {
         mut vanished: broadcast::Receiver<String>,
     ) {
         let accept = tokio::spawn(transaction::accept(transaction.clone(), listener));
-        let left = async {
-            loop {
-                match vanished.recv().await {
-                    Ok(name) if name == transaction.caller.name => break,
-                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-                    _ => {}
-                }
-            }
-        };
         let why = tokio::select! {
             biased;
             () = transaction::raised(transaction.started()) => None,
             () = transaction::raised(transaction.cancelled()) => Some("Transaction cancelled"),
-            () = left => Some("client disconnected before calling Start; cancelling transaction"),
+            () = left(&mut vanished, &transaction.caller.name) => Some("client disconnected before calling Start; cancelling transaction"),
             () = tokio::time::sleep(START_TIMEOUT) => Some("client did not call Start in time; cancelling transaction"),
         };
         let outcome = match why {
             Some(why) => Err(Error::new(ErrorKind::Cancelled, why)),
-            None => self.work(transaction, &job.requests).await,
+            None => as_asked(&job, self.work(transaction, &job.requests).await),
         };
         if let Err(e) = self.reload().await {
             journal::warning(&format!("Reading the sysroot again: {e}"));
         }
-        self.conclude(transaction, &outcome);
+        self.conclude(transaction, &outcome).await;
         transaction.finish(&outcome);
         let asks_for_reboot = job.requests.iter().any(|r| r.options.reboot);
         if asks_for_reboot
@@ -389,7 +453,7 @@ impl Daemon {
     }
 
     /// For the journal, and for who asks later.
-    fn conclude(&self, transaction: &Transaction, outcome: &Result<Report>) {
+    async fn conclude(&self, transaction: &Transaction, outcome: &Result<Report>) {
         let (success, text) = match outcome {
             Ok(_) => (true, String::new()),
             Err(e) => (false, e.to_string()),
@@ -400,16 +464,18 @@ impl Daemon {
             &format!("Txn {} on {} {word}", transaction.method, transaction.path),
             &[("TRANSACTION_TITLE", &transaction.title)],
         );
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let document = serde_json::json!({
-            "method": transaction.method,
-            "title": transaction.title,
-            "initiator": transaction.initiator,
-            "timestamp": now,
-            "success": success,
-            "error": text,
-        });
-        *lock(&self.last) = Some(document);
+        let last = LastTransaction::new(
+            transaction.method,
+            &transaction.title,
+            &transaction.initiator,
+            outcome.as_ref().map(drop),
+        );
+        *lock(&self.last) = Some(last.clone());
+        let root = self.sysroot.clone();
+        let written = tokio::task::spawn_blocking(move || last.write(&root)).await;
+        if let Ok(Err(e)) = written {
+            journal::warning(&format!("`status` will not tell how the transaction ended: {e}"));
+        }
     }
 
     fn clear(&self, transaction: &Arc<Transaction>) {
@@ -447,6 +513,18 @@ impl Daemon {
 
     pub(crate) fn booted_path(&self) -> String {
         self.snapshot().booted.as_deref().map_or_else(|| "/".into(), os_path)
+    }
+}
+
+/// What is refused to a person is no failure of an update that nobody watches: there is none to be had, and a client that takes it for
+/// one would tell of it every day.
+fn as_asked(job: &Job, outcome: Result<Report>) -> Result<Report> {
+    match outcome {
+        Err(error) if job.automatic && error.nothing_to_do => {
+            journal::note(&error.to_string());
+            Ok(Report { lines: vec![error.to_string()], ..Report::default() })
+        }
+        outcome => outcome,
     }
 }
 

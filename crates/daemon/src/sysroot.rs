@@ -8,7 +8,6 @@ use zbus::message::Header;
 use zbus::zvariant::OwnedObjectPath;
 use zbus::{Connection, interface};
 
-use crate::caller::Caller;
 use crate::job::Given;
 use crate::refusal::Refusal;
 use crate::state::Daemon;
@@ -25,10 +24,9 @@ impl Sysroot {
         #[zbus(connection)] connection: &Connection,
         options: Dict,
     ) -> Result<(), Refusal> {
-        let _call = self.0.call();
-        let caller = Caller::of(connection, &header).await?;
-        caller.may_register(connection).await?;
-        let id = Given(&options).text("id")?.unwrap_or_else(|| "unknown".into());
+        let id = Given(options).text("id")?.unwrap_or_else(|| "unknown".into());
+        let (caller, mut call) = self.0.enter(connection, &header).await?;
+        caller.may_register(connection, call.gone(&caller.name)).await?;
         self.0.register(&caller.name, id);
         Ok(())
     }
@@ -42,8 +40,12 @@ impl Sysroot {
     }
 
     /// Reads the sysroot again: a barrier before properties are read.
-    async fn reload(&self) -> Result<(), Refusal> {
-        let _call = self.0.call();
+    async fn reload(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Refusal> {
+        let _entered = self.0.enter(connection, &header).await?;
         Ok(self.0.reload().await?)
     }
 
@@ -53,9 +55,9 @@ impl Sysroot {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Refusal> {
-        let _call = self.0.call();
-        let caller = Caller::of(connection, &header).await?;
-        caller.authorize(connection, "ReloadConfig", &BTreeSet::from([Action::ReloadDaemon])).await?;
+        let (caller, mut call) = self.0.enter(connection, &header).await?;
+        let actions = BTreeSet::from([Action::ReloadDaemon]);
+        caller.authorize(connection, "ReloadConfig", &actions, call.gone(&caller.name)).await?;
         self.0.reload_settings().await?;
         objects::settings_changed(connection).await?;
         Ok(self.0.reload().await?)

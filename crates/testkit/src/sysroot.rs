@@ -266,6 +266,7 @@ impl Sysroot {
         // Refs of remotes may move: a pull is no change of the system, but what the status tells of it may differ.
         if let Ok(Value::Object(mut document)) = serde_json::from_slice::<Value>(&output.stdout) {
             document.remove("cached-update");
+            document.remove("last-transaction");
             for deployment in document.get_mut("deployments").and_then(Value::as_array_mut).into_iter().flatten() {
                 if let Some(deployment) = deployment.as_object_mut() {
                     deployment.retain(|key, _| !key.starts_with("pending-"));

@@ -219,6 +219,7 @@ impl Text<'_> {
         if let Some(running) = &self.running {
             text += &format!("Transaction: {}\n  Initiator: {}\n", running.title, running.initiator);
         }
+        text += &self.last_transaction(status);
         text += if booted_only { "BootedDeployment:\n" } else { "Deployments:\n" };
         let stateroots: BTreeSet<_> = status.deployments.iter().map(|d| &d.osname).collect();
         for (index, deployment) in status.deployments.iter().enumerate() {
@@ -230,6 +231,19 @@ impl Text<'_> {
         let update = status.cached_update.as_ref().filter(|_| !booted_only && !self.update_is_deployed);
         if let Some(update) = update {
             text += &format!("\n{}", available_update(update, self.verbose, self.advisories));
+        }
+        text
+    }
+
+    /// One that failed, until a later one did not. With `--verbose` any.
+    fn last_transaction(&self, status: &SysrootStatus) -> String {
+        let last = status.last_transaction.as_ref().filter(|last| self.verbose || last.has_failed());
+        let Some(last) = last else { return String::new() };
+        let outcome = last.outcome();
+        let outcome = if last.has_failed() { self.terminal.red(&outcome) } else { outcome };
+        let mut text = format!("LastTransaction: {} {outcome} ({})\n", last.title, iso8601(last.timestamp));
+        if self.verbose {
+            text += &format!("  Initiator: {}\n", last.initiator);
         }
         text
     }

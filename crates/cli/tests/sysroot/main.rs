@@ -278,6 +278,54 @@ Deployments:
     assert_eq!(fixture.run(&["status", "-J", "$["]).status.code(), Some(1));
 }
 
+/// What the service writes; tests/real/bus/last.rs has the service.
+#[test]
+fn status_tells_of_a_transaction_that_failed() {
+    let (fixture, ..) = two_bases();
+    let plain = fixture.out(&["status"]);
+    let folder = Path::new(&fixture.sysroot()).join("run/apt-ostree");
+    std::fs::create_dir_all(&folder).unwrap();
+    let ended = |document: &Value| std::fs::write(folder.join("last-transaction.json"), document.to_string()).unwrap();
+    let mut document = json!({"method": "PkgChange", "title": "install htop", "initiator": "client(id:cli)",
+        "timestamp": 1_700_000_000, "success": false, "cancelled": false, "error": "no\u{1b}[2Jroute"});
+    ended(&document);
+    assert_eq!(fixture.json(&["status", "--json"])["last-transaction"], document);
+    let line = "LastTransaction: install htop failed: no\u{fffd}[2Jroute (2023-11-14T22:13:20Z)\n";
+    assert_eq!(fixture.out(&["status"]), plain.replace("Deployments:\n", &format!("{line}Deployments:\n")));
+    let verbose = fixture.out(&["status", "-v"]);
+    assert!(verbose.contains(&format!("{line}  Initiator: client(id:cli)\n")), "{verbose}");
+    for (success, cancelled, said) in [(true, false, "succeeded"), (false, true, "was cancelled")] {
+        document["success"] = success.into();
+        document["cancelled"] = cancelled.into();
+        ended(&document);
+        assert_eq!(fixture.out(&["status"]), plain, "{said}");
+        let verbose = fixture.out(&["status", "-v"]);
+        assert!(verbose.contains(&format!("LastTransaction: install htop {said} (2023-")), "{verbose}");
+    }
+    ended(&json!("nonsense"));
+    assert_eq!(fixture.out(&["status", "-v"]).matches("LastTransaction").count(), 0);
+}
+
+#[test]
+fn a_worker_of_ones_own_is_told_of_with_verbose() {
+    let (fixture, ..) = two_bases();
+    let told = |words: &[&str]| {
+        let output = fixture.run(words);
+        assert!(output.status.success(), "{output:?}");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(!stdout.contains("Not using"), "{stdout}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let line = format!("Not using the service: the system in {} does not run\n", fixture.sysroot());
+    assert_eq!(told(&["cleanup", "-b", "-v"]), line);
+    assert_eq!(told(&["--verbose", "cleanup", "-b"]), line);
+    assert_eq!(told(&["cleanup", "-b"]), "");
+    // What only reads has nothing to tell of it, and `-v` is its own.
+    assert_eq!(told(&["status", "-v"]), "");
+    assert_eq!(told(&["-v", "kargs"]), "");
+    assert!(fixture.out(&["-v", "status"]).contains("StateRoot: debian"));
+}
+
 #[test]
 fn status_needs_no_root_and_ignores_its_environment() {
     let (fixture, ..) = two_bases();

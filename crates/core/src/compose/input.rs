@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::digest;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::model::sources::switch::{self, Format};
 use crate::model::sources::{self, Source, VENDORS, Vendor};
 use crate::model::treefile::{self, CheckAccounts, FileText, Reader, Treefile};
 
@@ -153,15 +154,38 @@ fn first_mirror(host: &Path, uri: &str) -> String {
     first.unwrap_or(uri).to_owned()
 }
 
-/// All apt sources of an /etc/apt, also the disabled ones, each with a name: that of its file, numbered where a file has several.
-pub fn named_sources(etc: &Path) -> Result<Vec<(String, Source)>> {
+/// An apt source of a machine, on or off.
+#[derive(Clone, Debug)]
+pub struct NamedSource {
+    /// The name of its file without the ending, numbered (`debian:2`) where the file has several. Where two files would have one name
+    /// it is the path below /etc/apt.
+    pub id: String,
+    pub path: PathBuf,
+    pub format: Format,
+    /// Which one of its file.
+    pub index: usize,
+    pub source: Source,
+}
+
+/// All apt sources of an /etc/apt, also those that are switched off.
+pub fn named_sources(etc: &Path) -> Result<Vec<NamedSource>> {
+    let mut files = Vec::new();
+    for path in source_files(etc)? {
+        let (text, format) = read_source_file(&path)?;
+        let found = switch::entries(&text, format).context(|| format!("Reading {}", path.display()))?;
+        if !found.is_empty() {
+            files.push((path, format, found));
+        }
+    }
+    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut all = Vec::new();
-    for (path, found) in read_sources(etc)? {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let found = found.context(|| format!("Reading {}", path.display()))?;
-        let several = found.len() > 1;
-        for (index, source) in found.into_iter().enumerate() {
-            all.push((if several { format!("{stem}:{}", index + 1) } else { stem.clone() }, source));
+    for (path, format, found) in &files {
+        let alone = files.iter().filter(|(other, ..)| stem(other) == stem(path)).count() == 1;
+        let below = path.strip_prefix(etc).unwrap_or(path).display();
+        let name = if alone { stem(path) } else { below.to_string() };
+        for (index, source) in found.iter().enumerate() {
+            let id = if found.len() > 1 { format!("{name}:{}", index + 1) } else { name.clone() };
+            all.push(NamedSource { id, path: path.clone(), format: *format, index, source: source.clone() });
         }
     }
     Ok(all)
@@ -216,9 +240,27 @@ fn below(root: &Path, path: &Path) -> PathBuf {
 /// One file of sources and what is in it.
 type SourcesFile = (PathBuf, Result<Vec<Source>>);
 
+fn read_sources(etc: &Path) -> Result<Vec<SourcesFile>> {
+    let read = |path: PathBuf| {
+        let (text, format) = read_source_file(&path)?;
+        let parsed = match format {
+            Format::Deb822 => sources::parse_deb822(&text),
+            Format::Lines => sources::parse_list(&text),
+        };
+        Ok((path, parsed))
+    };
+    source_files(etc)?.into_iter().map(read).collect()
+}
+
+fn read_source_file(path: &Path) -> Result<(String, Format)> {
+    let text = fs::read(path).context(|| format!("Reading {}", path.display()))?;
+    let format = if path.extension().is_some_and(|e| e == "sources") { Format::Deb822 } else { Format::Lines };
+    Ok((String::from_utf8_lossy(&text).into_owned(), format))
+}
+
 /// The files apt reads, in its order: `sources.list`, then `*.list` and `*.sources` of `sources.list.d` by name
 /// (apt's GetListOfFilesInDir: letters, digits, `_`, `-` and `.` only). Without a directory: none.
-fn read_sources(etc: &Path) -> Result<Vec<SourcesFile>> {
+fn source_files(etc: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let main = etc.join("sources.list");
     if main.is_file() {
@@ -239,15 +281,7 @@ fn read_sources(etc: &Path) -> Result<Vec<SourcesFile>> {
     }
     names.sort();
     paths.extend(names);
-    let mut files = Vec::new();
-    for path in paths {
-        let text = fs::read(&path).context(|| format!("Reading {}", path.display()))?;
-        let text = String::from_utf8_lossy(&text);
-        let deb822 = path.extension().is_some_and(|e| e == "sources");
-        let parsed = if deb822 { sources::parse_deb822(&text) } else { sources::parse_list(&text) };
-        files.push((path, parsed));
-    }
-    Ok(files)
+    Ok(paths)
 }
 
 /// The fields of os-release(5) of a root, quotes removed.

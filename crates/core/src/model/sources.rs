@@ -3,6 +3,8 @@
 //! Owns the typed [`Source`], the two parsers, rendering, and the choice of a host's sources for another suite.
 //! Opens no file; [`crate::compose::input`] reads /etc/apt of a root.
 
+pub mod switch;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 

@@ -43,3 +43,11 @@ pub fn died(status: ExitStatus) -> Error {
     }
     error
 }
+
+/// The error of a worker that was ended because memory ran out.
+pub fn out_of_memory() -> Error {
+    Error::failed("The transaction needed more memory than there is, and was ended")
+        .hint("Nothing was changed: a new deployment appears only once it is complete.")
+        .hint("A transaction may use four fifths of the memory, and swap: add some, end other programs, or change fewer packages at once.")
+        .hint("`journalctl -k` says which program took it.")
+}

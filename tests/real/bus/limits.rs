@@ -1,0 +1,72 @@
+//! What one user can make the service hold, and for how long.
+
+use std::fs;
+use std::process::Command;
+
+use super::{Bus, HOSTILE, OS, SYSROOT, stranger, wait_for};
+use crate::bases::TREE;
+use crate::world::World;
+
+/// The most memory that the service had so far, in KiB, as the kernel counts it.
+fn peak(bus: &Bus) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", bus.daemon.id())).expect("a process");
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("the kernel tells it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn calls_that_wait_for_polkit_are_few_and_small() {
+    let mut bus = Bus::new(World::new(), &[]);
+    let mut polkit = stranger(0, HOSTILE, &["polkit", &bus.address]);
+    assert_eq!(polkit.line(), "ready");
+    let before = peak(&bus);
+    let mut first = stranger(65534, HOSTILE, &["calls", &bus.address]);
+    assert_eq!(first.line(), "24 org.freedesktop.DBus.Error.LimitsExceeded");
+    (0..16).for_each(|_| assert_eq!(polkit.line(), "asked"));
+    // Another user (`daemon`; the bus wants one that it knows) has a share of its own, and root is not held up.
+    let mut second = stranger(1, HOSTILE, &["calls", &bus.address]);
+    assert_eq!(second.line(), "24 org.freedesktop.DBus.Error.LimitsExceeded");
+    (0..16).for_each(|_| assert_eq!(polkit.line(), "asked"));
+    bus.call(SYSROOT, "Sysroot", "GetOS", &["s", "debian"]).exits(0);
+    bus.transaction("Cleanup", "(as)", "(['pending-deploy'],)").exits(0);
+    // 80 messages of 250 KiB came, each of which was some 20 MB for a moment.
+    let unit = fs::read_to_string(format!("{TREE}/data/package/usr/lib/systemd/system/apt-ostreed.service"))
+        .expect("the unit");
+    assert!(unit.contains("\nMemoryMax=512M\n"), "the limit below is the unit's");
+    let grown = peak(&bus) - before;
+    assert!(grown < 256 << 10, "{grown} KiB more");
+    // Who leaves takes the questions along, and may ask again.
+    first.kill();
+    (0..16).for_each(|_| assert_eq!(polkit.line(), "taken back"));
+    let mut again = stranger(65534, HOSTILE, &["calls", &bus.address]);
+    assert_eq!(again.line(), "24 org.freedesktop.DBus.Error.LimitsExceeded");
+    for client in [again, second, polkit] {
+        client.kill();
+    }
+    assert!(bus.daemon.try_wait().expect("a child").is_none());
+    bus.done();
+}
+
+#[test]
+fn files_that_cannot_be_closed_hold_nothing_up() {
+    let bus = Bus::new(World::new(), &[]);
+    let id = bus.daemon.id().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
+    // It gets them when nobody else has them any more.
+    signal("-STOP");
+    let mut hostile = stranger(65534, HOSTILE, &["files", &bus.address]);
+    assert_eq!(hostile.line(), "passed");
+    signal("-CONT");
+    bus.call(SYSROOT, "Sysroot", "GetOS", &["s", "debian"]).exits(0).says(&[OS]);
+    // They did come.
+    let closing = || {
+        let threads = fs::read_dir(format!("/proc/{id}/task")).expect("a process").flatten();
+        let name = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        threads.map(name).filter(|name| name == "close\n").count()
+    };
+    wait_for("two files to be closed", || closing() == 2);
+    bus.call(SYSROOT, "Sysroot", "GetOS", &["s", "debian"]).exits(0).says(&[OS]);
+    hostile.kill();
+    wait_for("the end of that", || closing() == 0);
+    bus.done();
+}
