@@ -381,7 +381,7 @@ impl App {
     /// What the engine says at the end; not with `--quiet`, unless it is what was asked for.
     pub(crate) fn say_lines(&self, report: &Report, asked_for: bool) {
         if asked_for || !self.terminal.is_quiet() {
-            report.lines.iter().for_each(|line| self.terminal.line(line));
+            report.lines.iter().for_each(|line| self.terminal.line(&start::as_called(line)));
         }
     }
 
