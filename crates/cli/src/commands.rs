@@ -413,7 +413,7 @@ impl App {
             }
             return;
         }
-        if let Some(line) = &report.kargs {
+        if let Some(line) = report.kargs.as_ref().filter(|_| report.changed) {
             self.terminal.line(line);
         }
         if report.changed && !how.no_deployment {

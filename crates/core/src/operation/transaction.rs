@@ -234,8 +234,9 @@ impl<'a> Transaction<'a> {
                 self.check_failed_boots("", Some(&plan.input_digest))?;
             }
             plan.diff = PackageDiff::between(&old, &plan.resulting_packages(&base.packages));
-            report_inactive(&plan, self.ports.events);
+            // A dry run shows the plan, which has both.
             if !self.options.dry_run {
+                report_inactive(&plan, self.ports.events);
                 report_base_upgrades(&plan, self.ports.events);
             }
             let unchanged = pending_info.state_digest.as_deref() == Some(&plan.input_digest) && pending_info.layered;
