@@ -22,6 +22,7 @@ mod overrides;
 mod packaging;
 mod queries;
 mod questions;
+mod rpm_ostree;
 mod running;
 mod service;
 mod stories;
