@@ -11,14 +11,15 @@
 #                   it prints it), out/status (once it has ended); otherwise a temporary directory
 # TIMEOUT=SECONDS   for all of it, 120 if unset
 #
-# Exit status: that of COMMAND; 124 when the system was not up and done in time, its console and the end of its journal
-# are shown then.
+# Exit status: that of COMMAND; 133 when the system restarted before COMMAND had ended, with what that has printed and the
+# console: as with a reset that ends QEMU, the next call is the next start; 124 when the system was not up and done in time,
+# its console and the end of its journal are shown then.
 # The sysroot is written to, as by any start: /var, and /etc of the deployment; what COMMAND stages is finalized when the
 # system goes down, and the next call starts it. Needs root; mounts happen in a mount namespace of its own, and the
 # network is a loopback only. Not covered: initramfs, boot loader, kernel arguments (see qemu.sh).
 set -euo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,20s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,22s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { echo "error: this mounts file systems: run it as root" >&2; exit 1; }
 if [ -z "${APT_OSTREE_NSPAWN:-}" ]; then
   exec env APT_OSTREE_NSPAWN=1 unshare --mount --propagation private -- bash "$0" "$@"
@@ -75,15 +76,22 @@ ExecStart=/bin/sh -c 'systemctl is-system-running --wait >/dev/null; sh /run/apt
 ExecStopPost=/usr/bin/systemctl --no-block poweroff
 EOT
 
+ended=0
 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout --kill-after=10 "${TIMEOUT:-120}" \
   systemd-nspawn --boot --quiet --register=no --keep-unit --private-network --link-journal=no --directory="$work/root" --machine=boot-test \
   --bind="$work/booted:/run/ostree-booted" --bind="$work/out:/run/host/apt-ostree-out" \
   --bind-ro="$work/in:/run/apt-ostree-test" "${bind[@]}" \
   --bind-ro="$work/run.service:/run/systemd/system/apt-ostree-boot-test.service" \
-  "$karg" rw systemd.wants=apt-ostree-boot-test.service </dev/null > "$work/console" 2>&1 || true
+  "$karg" rw systemd.wants=apt-ostree-boot-test.service </dev/null > "$work/console" 2>&1 || ended=$?
 if [ -s "$work/out/status" ]; then
   cat "$work/out/output"
   exit "$(cat "$work/out/status")"
+fi
+# With --keep-unit nspawn starts nothing again itself: it leaves with this status (RestartForceExitStatus= of its unit).
+if [ "$ended" = 133 ]; then
+  if [ -e "$work/out/output" ]; then cat "$work/out/output"; fi
+  cat "$work/console" >&2
+  exit 133
 fi
 echo "error: the system did not come up, or the command did not end; its console:" >&2
 cat "$work/out/output" "$work/console" >&2 || true

@@ -15,19 +15,19 @@ use crate::service::Machine;
 use crate::world::{World, small};
 
 /// A second branch: the next release.
-const NEXT: &str = "kit/next";
+pub(crate) const NEXT: &str = "kit/next";
 
 /// Images that have the program under its other name, and what the clients need.
 #[derive(Debug)]
-struct Images {
+pub(crate) struct Images {
     repo: PathBuf,
     /// Like [`crate::bases::Base`]'s.
-    v1: String,
-    v2: String,
+    pub(crate) v1: String,
+    pub(crate) v2: String,
 }
 
 /// Made by layering, once: what is layered later takes no longer than anywhere.
-fn images() -> &'static Images {
+pub(crate) fn images() -> &'static Images {
     static IMAGES: OnceLock<Images> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let machine = Machine::with(&["polkitd", "python3-gi", "cockpit-bridge", "jq"], true);
@@ -63,7 +63,7 @@ fn image(repo: &Path, world: &World, parent: &str, version: &str) -> String {
 }
 
 /// A machine at v1 that follows `kit:BRANCH`, with an archive of small packages.
-fn machine() -> (Machine, String) {
+pub(crate) fn machine() -> (Machine, String) {
     let images = images();
     let mut world = World::empty();
     let server = Server::new(&images.repo, &world.dir.join("server"));

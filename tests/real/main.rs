@@ -23,6 +23,7 @@ mod overrides;
 mod packaging;
 mod queries;
 mod questions;
+mod rpm_ostree;
 mod running;
 mod service;
 mod stories;

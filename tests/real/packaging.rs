@@ -11,6 +11,7 @@ use apt_ostree_testkit::run;
 use apt_ostree_testkit::sysroot::Outcome;
 
 use crate::bases::{BRANCH, TREE, base};
+use crate::service::RESTARTED;
 use crate::world::{World, small};
 
 /// The package, of cargo's debug profile.
@@ -102,14 +103,14 @@ fn the_package_judges_boots() {
     fs::create_dir_all(&drop_in).expect("a writable /etc");
     let soon = "[Timer]\nOnActiveSec=\nOnActiveSec=4s\nAccuracySec=100ms\n";
     fs::write(drop_in.join("soon.conf"), soon).expect("a writable /etc");
-    start(&world, "true").exits(124).says(&["Rebooting."]);
+    start(&world, "true").exits(RESTARTED).says(&["Rebooting."]);
     let status = world.sysroot.ok(&["status"]);
     status.says(&["BootFailed: the start did not come to an end in time ("]);
     fs::remove_dir_all(&drop_in).expect("a writable /etc");
     // Then a check fails, and then it passes.
     set_check(&check, "echo start >> /var/starts; test \"$(wc -l < /var/starts)\" -gt 1");
     // The container ends when its system restarts, before the command had its turn.
-    start(&world, "true").exits(124).says(&["Reached target", "Rebooting."]);
+    start(&world, "true").exits(RESTARTED).says(&["Reached target", "Rebooting."]);
     let left = format!("apt_ostree_good={first}\n{trial}\napt_ostree_left=2\n");
     assert_eq!(grubenv(&world, &["list"]), left, "counting is the loader's");
     let status = world.sysroot.ok(&["status"]);

@@ -5,7 +5,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use apt_ostree_testkit::sysroot::{Outcome, Server};
+use apt_ostree_testkit::deb::Deb;
+use apt_ostree_testkit::sysroot::{Outcome, Server, Sysroot};
 
 use crate::bases::{BRANCH, TREE, base, clients, directory};
 use crate::packaging::{compat, package};
@@ -20,6 +21,9 @@ hangs() { pgrep -f 'kit-hangs[.]postinst' > /dev/null; }
 gone() { ! hangs; }
 idle() { apt-ostree status | grep -qx 'State: idle'; }
 "#;
+
+/// What `nspawn.sh` ends with when the system restarts by itself.
+pub(crate) const RESTARTED: i32 = 133;
 
 /// A machine with the package, and packages of Debian.
 pub(crate) struct Machine {
@@ -39,41 +43,58 @@ impl Machine {
     /// kit-hangs.
     pub(crate) fn with(debian: &[&str], names: bool) -> Self {
         let (mut world, server) = World::following();
-        let sources =
-            apt_ostree_core::compose::input::host_sources(Path::new("/"), "trixie").expect("sources of this machine");
-        let lines: Vec<String> = sources.iter().map(ToString::to_string).collect();
         let hangs = small("kit-hangs", "1.0").script("postinst", Self::HANG);
         world.publish(&[small("kit-one", "1.0"), small("kit-two", "1.0"), hangs]);
-        world.sysroot.set_sources(&format!("{}\n{}", lines.join("\n"), world.archive.sources("stable")));
         let deb = package(&world);
         let mut wanted = vec![deb.to_string_lossy().into_owned()];
         if names {
             wanted.push(compat(&deb).to_string_lossy().into_owned());
         }
         wanted.extend(debian.iter().map(ToString::to_string));
-        world.sysroot.ok(&[&["install".to_owned()], &wanted[..]].concat());
-        // Inside there is no network: what was fetched is in the world's archive from now on.
-        let fetched = world.sysroot.repo().join("extensions/apt-ostree/apt/archives");
-        for file in std::fs::read_dir(fetched).expect("downloaded packages").flatten() {
-            if file.path().extension().is_some_and(|e| e == "deb") {
-                world.archive.add_file("stable", &file.path());
-            }
-        }
-        world.archive.publish();
-        world.sysroot.set_sources(&world.archive.sources("stable"));
+        with_debian(&mut world, |sysroot| {
+            sysroot.ok(&[&["install".to_owned()], &wanted[..]].concat());
+        });
         Self { world, server }
     }
 
-    /// One boot with the program that is installed.
+    /// Puts packages into the archive.
+    pub(crate) fn publish(&mut self, debs: &[Deb]) {
+        self.world.publish(debs);
+    }
+
+    /// One boot with the program that is installed, with a script that must not fail.
     pub(crate) fn boot(&self, script: &str) -> Outcome {
+        self.try_boot(script).exits(0)
+    }
+
+    /// The same, whatever becomes of the script.
+    pub(crate) fn try_boot(&self, script: &str) -> Outcome {
         let mut command = Command::new(format!("{TREE}/tests/boot/nspawn.sh"));
         command.arg(self.world.sysroot.dir()).arg(format!("{PRELUDE}{script}")).env_remove("APT_OSTREE");
         let shared = [directory(), clients()].into_iter().filter(|dir| dir.exists());
         let shared: Vec<_> = shared.map(|dir| dir.to_string_lossy().into_owned()).collect();
         command.env("BIND", shared.join(":")).env("TIMEOUT", "600");
         let output = command.output().expect("the script starts");
-        Outcome::new(&command, &output).exits(0)
+        Outcome::new(&command, &output)
     }
+}
+
+/// Lets a sysroot do something with Debian's archives as well. Inside of machines there is no network: what it has fetched is in the
+/// world's archive from then on.
+pub(crate) fn with_debian(world: &mut World, fetch: impl FnOnce(&Sysroot)) {
+    let sources =
+        apt_ostree_core::compose::input::host_sources(Path::new("/"), "trixie").expect("sources of this machine");
+    let lines: Vec<String> = sources.iter().map(ToString::to_string).collect();
+    world.sysroot.set_sources(&format!("{}\n{}", lines.join("\n"), world.archive.sources("stable")));
+    fetch(&world.sysroot);
+    let fetched = world.sysroot.repo().join("extensions/apt-ostree/apt/archives");
+    for file in std::fs::read_dir(fetched).expect("downloaded packages").flatten() {
+        if file.path().extension().is_some_and(|e| e == "deb") {
+            world.archive.add_file("stable", &file.path());
+        }
+    }
+    world.archive.publish();
+    world.sysroot.set_sources(&world.archive.sources("stable"));
 }
 
 #[test]
@@ -213,5 +234,61 @@ fn an_automatic_update_from_timer_to_reboot() {
         "#
     ));
     machine.boot("test \"$(kit-base)\" = 2.0 && apt-ostree status --booted");
+    machine.world.done();
+}
+
+/// The whole way: the timer comes, the service finds, fetches and stages, and has the machine restarted.
+#[test]
+fn an_update_that_is_applied_without_anybody() {
+    let mut machine = Machine::new();
+    let timer = "apt-ostreed-automatic.timer";
+    // Who would be at work then is told that the machine goes down, by being ended.
+    let wait = format!(
+        "mkdir -p /run/systemd/system/{timer}.d
+        printf '[Timer]\\nOnBootSec=\\nOnUnitInactiveSec=\\nOnActiveSec=1s\\nRandomizedDelaySec=0\\nAccuracySec=100ms\\n' > /run/systemd/system/{timer}.d/soon.conf
+        systemctl daemon-reload; systemctl mask --runtime --now systemd-networkd-wait-online.service
+        systemctl start {timer}; echo waiting; sleep infinity"
+    );
+    let apply = "printf '[Daemon]\\nAutomaticUpdatePolicy=apply\\n' > /etc/apt-ostreed.conf";
+    machine.boot("apt-ostree install kit-one");
+
+    // A new base.
+    machine.server.set(BRANCH, &base().v2);
+    let restarted = machine.try_boot(&format!("test \"$(kit-base)\" = 1.0; {apply}; {wait}"));
+    restarted.exits(RESTARTED).says(&["waiting\n", "Rebooting."]);
+    let nothing = format!(
+        r#"
+        test "$(kit-base)" = 2.0; kit-one
+        ostree admin status | sed -n '1p' | grep '^\* debian'
+        journalctl -b -1 -q -o cat -u apt-ostreed | grep -F 'Initiated txn '
+        journalctl -b -1 -q -o cat -u {timer} -u apt-ostreed-automatic.service
+        # Nothing is new: the machine stays up.
+        systemctl mask --runtime --now systemd-networkd-wait-online.service
+        booted=$(apt-ostree status --json --booted | grep '"checksum"')
+        systemctl start apt-ostreed-automatic.service
+        until_true idle
+        test -z "$(systemctl list-jobs --no-legend reboot.target)"
+        test "$booted" = "$(apt-ostree status --json --booted | grep '"checksum"')"
+        test ! -e /run/ostree/staged-deployment
+        "#
+    );
+    machine.boot(&nothing);
+
+    // A newer layered package, which was staged before the policy became this one; first of all it is locked.
+    machine.publish(&[small("kit-one", "2.0")]);
+    let restarted = machine.try_boot(&format!(
+        r#"
+        test "$(kit-one)" = 'kit-one 1.0'
+        apt-ostree upgrade --lock-finalization
+        systemctl mask --runtime --now systemd-networkd-wait-online.service
+        systemctl start apt-ostreed-automatic.service; until_true idle
+        test -z "$(systemctl list-jobs --no-legend reboot.target)"
+        ostree admin status | grep 'finalization locked'
+        apt-ostree cleanup -p; apt-ostree upgrade
+        {wait}"#
+    ));
+    restarted.exits(RESTARTED).says(&["waiting\n", "Rebooting."]);
+    machine
+        .boot("test \"$(kit-one)\" = 'kit-one 2.0'; test \"$(dpkg-query -W -f '${Version}' kit-one)\" = 2.0; kit-base");
     machine.world.done();
 }

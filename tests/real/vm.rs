@@ -5,13 +5,19 @@ use apt_ostree_testkit::vm::Firmware;
 
 use crate::bases::TREE;
 use crate::image::{OWNER, disk_image, helpers, inside, machine};
+use crate::packaging::package;
+use crate::service::with_debian;
 use crate::world::{World, small};
 
 #[test]
 fn a_machine_starts_by_its_boot_loader_changes_and_goes_back() {
-    let world = World::empty();
+    let mut world = World::new();
     let deb = world.local(&small("kit-inside", "1.0"));
-    let mut vm = machine(&world, Firmware::Uefi, &[&deb]);
+    let package = package(&world);
+    with_debian(&mut world, |sysroot| {
+        sysroot.ok(&["install", "--download-only", &package.to_string_lossy(), "polkitd"]);
+    });
+    let mut vm = machine(&world, Firmware::Uefi, &[&deb, &package]);
     let helpers = helpers(&world);
     let checks = std::fs::read_to_string(format!("{TREE}/tests/boot/checks.sh")).expect("the checks");
 
@@ -28,12 +34,13 @@ fn a_machine_starts_by_its_boot_loader_changes_and_goes_back() {
         [ \"$(ostree config --repo=/ostree/repo get sysroot.bootloader)\" = grub2 ] || fail bootloader
         apt-ostree status | grep -F 'kit:' || fail remote
         offline; booted > /var/first
-        apt-ostree install {} || fail install
+        apt-ostree install {} {} polkitd || fail install
         apt-ostree status
         test -e /run/ostree/staged-deployment || fail staged",
-        inside(&deb)
+        inside(&deb),
+        inside(&package)
     );
-    vm.boot(&script).exits(0).never_says(&["FAIL"]).says(&["all held\n", "Added:\n  kit-inside-1.0"]);
+    vm.boot(&script).exits(0).never_says(&["FAIL"]).says(&["all held\n", "\n  kit-inside-1.0.amd64\n"]);
     assert!(vm.console().contains("Debian GNU/Linux"), "{}", vm.console());
 
     // Finalized on the way down: a new menu, written by the generator of the tree.
@@ -44,7 +51,16 @@ fn a_machine_starts_by_its_boot_loader_changes_and_goes_back() {
         [ \"$(menu)\" = \"$(ids)\" ] && [ \"$(ids | wc -l)\" = 2 ] || fail menu
         journalctl -b -1 -u ostree-finalize-staged --no-pager | grep -F 'Transaction complete' || fail finalize
         ! journalctl -b -1 -u ostree-finalize-staged --no-pager | grep -F grub-config || fail generator
-        apt-ostree rollback || fail rollback
+        # The service of the package that was layered: started by the bus, for root alone; each change in a unit of its own.
+        ! systemctl -q is-active apt-ostreed || fail 'service before'
+        said=$(runuser -u {OWNER} -- /usr/bin/apt-ostree rollback 2>&1) && fail allowed
+        echo \"$said\" | grep -F 'rpmostreed OS operation Rollback not allowed for user' || fail \"$said\"
+        systemctl -q is-active apt-ostreed polkit || fail 'service after'
+        busctl --no-pager status org.projectatomic.rpmostree1 | grep -x 'Unit=apt-ostreed.service' || fail name
+        [ \"$(menu | head -n 1)\" = \"$(booted)\" ] || fail 'menu after refusal'
+        /usr/bin/apt-ostree rollback || fail rollback
+        journalctl -b -q -o cat MESSAGE_ID=d5bea37a8fc84ff59dbcfd79177b7df8 | grep -F 'Initiated txn Rollback for client(id:cli' || fail journal
+        journalctl -b -q -o cat -u 'apt-ostree-worker-*' | grep -F 'apt-ostree transaction: apt-ostree rollback' || fail worker
         [ \"$(menu | head -n 1)\" = \"$(cat /var/first)\" ] || fail 'menu after rollback'"
     );
     vm.boot(&script).exits(0).never_says(&["FAIL"]).says(&["kit-inside 1.0\n"]);

@@ -12,7 +12,7 @@ use rust_apt::records::RecordField;
 use rust_apt::{Cache, Package, PackageFile, PkgSelectedState, Version};
 
 use crate::release::{self, IndexKind};
-use crate::requests::{all_names, near_names};
+use crate::requests::{all_names, near_names, search_hint};
 use crate::session::Session;
 
 /// The fields of `apt show`, in its order (private-show.cc), without those that are told in another form.
@@ -163,7 +163,7 @@ fn not_found(cache: &Cache, config: &SourceConfig, unknown: &[&str]) -> Error {
             error = error.hint(format!("Instead of {name}, did you mean {}?", near.join(", ")));
         }
     }
-    error
+    error.hint(search_hint())
 }
 
 /// `suite/component` of indexes, by the path of their list.

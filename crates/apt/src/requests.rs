@@ -177,7 +177,7 @@ impl<'a> Finder<'a, '_> {
         let mut error = Error::new(ErrorKind::NotFound, format!("Packages not found: {}", names.join(", ")));
         let all = all_names(self.cache);
         if all.is_empty() {
-            return Err(error.hint("There are no package indexes yet; update them first."));
+            return Err(error.hint("There are no package indexes yet; fetch them first: apt-ostree refresh-md"));
         }
         for request in unknown {
             let elsewhere: Vec<String> = self
@@ -197,7 +197,10 @@ impl<'a> Finder<'a, '_> {
                 error = error.hint(format!("Instead of {}, did you mean {}?", request.name, near.join(", ")));
             }
         }
-        if error.hints.is_empty() {
+        // Who composes looks into the treefile.
+        if !self.task.essential {
+            error = error.hint(search_hint());
+        } else if error.hints.is_empty() {
             error = error.hint("Check the spelling, the sources, and whether the package indexes are up to date.");
         }
         Err(error)
@@ -534,7 +537,37 @@ pub(crate) fn all_names(cache: &Cache) -> BTreeSet<String> {
         .collect()
 }
 
-/// Up to three names within an edit distance of a third of the name, at most 3; the nearest first.
+/// What to do about names that no index has.
+pub(crate) fn search_hint() -> &'static str {
+    "Check the spelling; to find it by a word: apt-ostree search WORD. Sources are in /etc/apt/sources.list.d; to fetch their lists anew: \
+     apt-ostree refresh-md"
+}
+
+/// What a name means that is written as other distributions do, or as this program shows a package: requests that exist.
+fn translated(name: &str, all: &BTreeSet<String>) -> Vec<String> {
+    let mut list = Vec::new();
+    if let Some(stem) = name.strip_suffix("-devel") {
+        list.extend([format!("{stem}-dev"), format!("lib{stem}-dev")]);
+    }
+    // NAME-VERSION[.ARCH], and names of parts (`git-core`): the longest beginning that is a name.
+    let beginnings = name.rmatch_indices('-').map(|(at, _)| name.split_at(at));
+    if let Some((known, rest)) = beginnings.into_iter().find(|(beginning, _)| all.contains(*beginning)) {
+        let version = rest.trim_start_matches('-');
+        let plain = version.rsplit_once('.').filter(|(_, arch)| ARCHES.contains(arch)).map_or(version, |(v, _)| v);
+        if version.starts_with(|c: char| c.is_ascii_digit()) {
+            list.push(format!("{known}={plain}"));
+        }
+        list.push(known.to_owned());
+    }
+    list.retain(|request| all.contains(request.split('=').next().unwrap_or_default()));
+    list
+}
+
+/// dpkg's architectures, as far as they are the end of a package's name in this program's texts.
+const ARCHES: &[&str] = &["all", "amd64", "arm64", "armhf", "i386", "ppc64el", "riscv64", "s390x"];
+
+/// Up to three requests: what the name means elsewhere, then names within an edit distance of a third of the name, at most 3;
+/// the nearest first.
 pub(crate) fn near_names(name: &str, all: &BTreeSet<String>) -> Vec<String> {
     let limit = (name.len() / 3).clamp(1, 3);
     let mut near: Vec<(usize, &String)> = all
@@ -545,7 +578,7 @@ pub(crate) fn near_names(name: &str, all: &BTreeSet<String>) -> Vec<String> {
     near.sort();
     // A name that continues the one asked for is a good guess, too (`python` for `python3`).
     let longer = all.iter().filter(|other| other.len() > name.len() && other.starts_with(name));
-    let mut list: Vec<String> = Vec::new();
+    let mut list = translated(name, all);
     for other in near.into_iter().map(|(_, n)| n).chain(longer) {
         if !list.contains(other) {
             list.push(other.clone());
@@ -594,5 +627,20 @@ mod tests {
         assert_eq!(near_names("htpo", &all), ["htop"]);
         assert_eq!(near_names("python", &all), ["python3"]);
         assert!(near_names("postgresql", &all).is_empty());
+    }
+
+    #[test]
+    fn names_of_other_distributions() {
+        let all: BTreeSet<String> = ["git", "vim", "python3-dev", "libssl-dev", "gtk-4", "python3", "git-svn"]
+            .iter()
+            .map(|s| (*s).to_owned())
+            .collect();
+        let near = |name: &str| near_names(name, &all);
+        assert_eq!(near("git-core").first().unwrap(), "git");
+        assert_eq!(near("vim-enhanced"), ["vim"]);
+        assert_eq!(near("python3-devel").first().unwrap(), "python3-dev");
+        assert_eq!(near("ssl-devel"), ["libssl-dev"]);
+        assert_eq!(near("git-svn-1:2.47.3-0+deb13u1.all"), ["git-svn=1:2.47.3-0+deb13u1", "git-svn"]);
+        assert_eq!(near("gtk-4-5.1").first().unwrap(), "gtk-4=5.1");
     }
 }

@@ -169,10 +169,13 @@ fn refuse(terminal: &Terminal, words: &[String], e: &clap::Error) -> ExitCode {
                 }
                 _ => Error::usage(format!("Unknown command '{name}'")),
             };
-            terminal.error(&match near_commands(e) {
-                near if near.is_empty() => error,
-                near => error.hint(format!("Did you mean {}?", near.join(", "))),
-            });
+            terminal.error(
+                &match (elsewhere(words.first().filter(|first| **first != name), &name), near_commands(e)) {
+                    (Some(hint), _) => error.hint(hint),
+                    (None, near) if near.is_empty() => error,
+                    (None, near) => error.hint(format!("Did you mean {}?", near.join(", "))),
+                },
+            );
         }
         _ => {
             terminal.print_error(&help_of(words));
@@ -180,6 +183,40 @@ fn refuse(terminal: &Terminal, words: &[String], e: &clap::Error) -> ExitCode {
         }
     }
     ExitCode::FAILURE
+}
+
+/// What does the work of a command that other tools of this kind have, or that is not in the group that was named.
+fn elsewhere(group: Option<&String>, name: &str) -> Option<String> {
+    let command = Cli::command();
+    if group.is_some() {
+        let known = command.find_subcommand(name).filter(|sub| !sub.is_hide_set());
+        return known.map(|sub| format!("It is a command of its own: {NAME} {}", sub.get_name()));
+    }
+    let text = match name {
+        "pin" | "unpin" => "OSTree does that: ostree admin pin [--unpin] INDEX; `apt-ostree status -v` has the index.",
+        "undeploy" => "apt-ostree cleanup --pending or --rollback; any other one: ostree admin undeploy INDEX",
+        "livefs" => "apt-ostree apply-live",
+        "repolist" | "repo" | "repos" => {
+            "Package sources are apt's, in /etc/apt/sources.list.d; remotes of images: ostree remote list --show-urls"
+        }
+        "check-update" | "check" => "apt-ostree upgrade --check, or --preview to see the packages",
+        "full-upgrade" | "dist-upgrade" | "distro-sync" => "apt-ostree upgrade",
+        "downgrade" => {
+            "An older image: apt-ostree deploy VERSION; one older package: apt-ostree override replace NAME=VERSION"
+        }
+        "erase" | "purge" | "autoremove" => {
+            "apt-ostree uninstall for what was layered, apt-ostree override remove for packages of the image"
+        }
+        "reinstall" => {
+            "There is nothing to repair: every deployment is made anew; `ostree fsck` checks what is stored."
+        }
+        "switch" => "apt-ostree rebase REMOTE:BRANCH",
+        "diff" => "apt-ostree db diff",
+        "clean" => "apt-ostree cleanup --repomd for package lists, --base for temporary files",
+        "shell" | "edit" => "apt-ostree usroverlay, for a writable /usr until the next boot",
+        _ => return None,
+    };
+    Some(text.to_owned())
 }
 
 /// What clap found similar, the nearest first, without the commands that are hidden.
@@ -301,6 +338,38 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(command_first(words(given)), words(want), "{given}");
+        }
+    }
+
+    #[test]
+    fn commands_of_other_tools() {
+        let group = "ex".to_owned();
+        assert_eq!(elsewhere(Some(&group), "kargs").as_deref(), Some("It is a command of its own: apt-ostree kargs"));
+        assert_eq!(elsewhere(Some(&group), "worker"), None);
+        assert_eq!(elsewhere(None, "instal"), None);
+        let mut command = Cli::command();
+        command.build();
+        for name in [
+            "pin",
+            "undeploy",
+            "livefs",
+            "repolist",
+            "check",
+            "distro-sync",
+            "downgrade",
+            "erase",
+            "switch",
+            "diff",
+            "clean",
+            "edit",
+        ] {
+            assert!(command.find_subcommand(name).is_none(), "{name} is a command");
+            let hint = elsewhere(None, name).expect(name);
+            // Each command that a hint names is there.
+            for said in hint.split("apt-ostree ").skip(1) {
+                let verb = said.split([' ', ',', ';', '`']).next().unwrap();
+                assert!(command.find_subcommand(verb).is_some(), "{hint}");
+            }
         }
     }
 

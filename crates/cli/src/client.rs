@@ -324,7 +324,10 @@ fn on_bus(error: &zbus::Error) -> Error {
     };
     let text = text.as_deref().unwrap_or(name.as_str());
     let mut lines = text.lines();
-    let error = Error::new(kind, lines.next().unwrap_or(text).to_owned());
+    let mut error = Error::new(kind, lines.next().unwrap_or(text).to_owned());
+    if kind == ErrorKind::Permission {
+        error = error.hint("Run it as root (sudo), or as a user to whom polkit gives this right.");
+    }
     lines.fold(error, |error, hint| error.hint(hint.trim().to_owned()))
 }
 

@@ -417,7 +417,7 @@ impl App {
     /// What the engine says at the end; not with `--quiet`, unless it is what was asked for.
     pub(crate) fn say_lines(&self, report: &Report, asked_for: bool) {
         if asked_for || !self.terminal.is_quiet() {
-            report.lines.iter().for_each(|line| self.terminal.line(line));
+            report.lines.iter().for_each(|line| self.terminal.line(&start::as_called(line)));
         }
     }
 
@@ -444,7 +444,7 @@ impl App {
             }
             return;
         }
-        if let Some(line) = &report.kargs {
+        if let Some(line) = report.kargs.as_ref().filter(|_| report.changed) {
             self.terminal.line(line);
         }
         if report.changed && !how.no_deployment {
@@ -496,9 +496,34 @@ pub(crate) fn transaction_options(dry_run: bool, fetch: &FetchArgs, finish: &Fin
     }
 }
 
+/// What dnf and rpm-ostree take and apt does not: told for what it is, before names are looked for.
+fn refuse_foreign(name: &str) -> Result<()> {
+    let error = if name.ends_with(".rpm") {
+        Error::usage(format!("'{name}' is an RPM package; this system is made of Debian packages"))
+            .hint("Find Debian's package of it: apt-ostree search WORD")
+            .hint("A package file is given by its path: ./NAME.deb")
+    } else if RPM_ARCHES.iter().any(|arch| name.ends_with(&format!(".{arch}"))) {
+        Error::usage(format!("'{name}' is not the name of a Debian package"))
+            .hint("Ask for NAME, NAME:ARCH (amd64, arm64, i386) or NAME=VERSION.")
+    } else if name.starts_with('@') {
+        Error::usage(format!("'{name}' is a group; apt archives have none"))
+            .hint("Packages that bring others along take their place: apt-ostree search task-")
+    } else if name.contains(['*', '?', '[']) && !name.contains(['/', '=']) {
+        Error::usage(format!("'{name}' is a pattern; packages are asked for one by one"))
+            .hint(format!("To see which there are: apt-ostree list --all '{name}'"))
+    } else {
+        return Ok(());
+    };
+    Err(error)
+}
+
+/// dpkg's names of them are others.
+const RPM_ARCHES: &[&str] = &["x86_64", "noarch", "i686", "aarch64", "ppc64le", "s390x"];
+
 /// Splits what a user names into requests by name and local .deb files (absolute paths).
 pub(crate) fn sort_packages(changes: &mut PackageChanges, names: Vec<String>) -> Result<()> {
     for name in names {
+        refuse_foreign(&name)?;
         if name.starts_with("http://") || name.starts_with("https://") {
             return Err(Error::usage(format!("Installing from a URL is not available in this version: {name}"))
                 .hint("Download the .deb and give its path."));
@@ -559,5 +584,18 @@ mod tests {
         for bad in ["/nonexistent.deb", "https://x/y.deb", "/usr/bin/foo", "a.dsc"] {
             assert!(sort_packages(&mut changes, vec![bad.into()]).is_err(), "{bad}");
         }
+        for (foreign, what) in [
+            ("htop.rpm", "RPM"),
+            ("./htop-3.rpm", "RPM"),
+            ("https://x/y.rpm", "RPM"),
+            ("htop-3.4-1.fc42.x86_64", "Debian package"),
+            ("@development-tools", "group"),
+            ("python3-*", "pattern"),
+        ] {
+            let error = sort_packages(&mut changes, vec![foreign.into()]).unwrap_err();
+            assert!(error.to_string().contains(what) && !error.hints.is_empty(), "{error:?}");
+        }
+        let names = ["libstdc++6", "s390x-tools", "g++"].map(str::to_owned).to_vec();
+        sort_packages(&mut changes, names).unwrap();
     }
 }

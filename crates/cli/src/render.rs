@@ -13,6 +13,8 @@ use apt_ostree_core::plan::{Plan, Replacement};
 use apt_ostree_core::{Error, ErrorKind};
 use serde_json::{Value, json};
 
+use crate::start;
+
 /// `1 package`, `2 packages`.
 fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
@@ -268,7 +270,7 @@ pub(crate) fn report_json(report: &Report) -> Value {
 
 /// `error: a: b: c`, for a script what it said and how to run it again, then the hints and what became of the system.
 pub(crate) fn error(e: &Error) -> String {
-    let mut text = format!("error: {e}\n");
+    let mut text = format!("error: {}\n", start::as_called(&e.to_string()));
     if let Some(script) = &e.script {
         if let Some(status) = script.status.filter(|_| !script.script.is_empty()) {
             let _ = writeln!(text, "  {} of {} ended with exit status {status}", script.script, script.package);
@@ -284,7 +286,7 @@ pub(crate) fn error(e: &Error) -> String {
         }
     }
     for hint in &e.hints {
-        let _ = writeln!(text, "hint: {hint}");
+        let _ = writeln!(text, "hint: {}", start::as_called(hint));
     }
     if matches!(
         e.kind,

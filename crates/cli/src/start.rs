@@ -46,6 +46,24 @@ pub(crate) fn program() -> Result<PathBuf> {
     std::env::current_exe().context(|| "Finding the path of this program")
 }
 
+/// A text of the engine, with commands as they are called here: it says `apt-ostree VERB` whatever the program's name is.
+pub(crate) fn as_called(text: &str) -> String {
+    if compatible() { with_name(text, COMPATIBLE) } else { text.to_owned() }
+}
+
+/// Only where it is a word with an argument after it: not in paths, units and packages.
+fn with_name(text: &str, name: &str) -> String {
+    let mut parts = text.split(NAME);
+    let mut result = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let begins = result.chars().next_back().is_none_or(|c| c.is_whitespace() || "`'\"(".contains(c));
+        let command = part.strip_prefix(' ').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+        result += if begins && command { name } else { NAME };
+        result += part;
+    }
+    result
+}
+
 /// Programs are found by `PATH`, in this process, in its children and in libraries, so it must be there. Some clients clear the
 /// environment, or pass entries without `=`; then the program starts itself again with a search path and without those.
 pub(crate) fn ensure_search_path(argv: &[OsString]) {
@@ -59,4 +77,26 @@ pub(crate) fn ensure_search_path(argv: &[OsString]) {
         command.arg0(called);
     }
     let _ = command.args(argv.iter().skip(1)).env("PATH", SEARCH_PATH).exec();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_told_by_the_name_that_was_called() {
+        for (text, want) in [
+            ("Undo it first: apt-ostree override reset vim", "Undo it first: rpm-ostree override reset vim"),
+            ("`apt-ostree status` and `apt-ostree list`", "`rpm-ostree status` and `rpm-ostree list`"),
+            ("apt-ostree rollback", "rpm-ostree rollback"),
+            (
+                "see /usr/lib/apt-ostree and apt-ostree-boot-good.service",
+                "see /usr/lib/apt-ostree and apt-ostree-boot-good.service",
+            ),
+            ("journalctl -u apt-ostreed", "journalctl -u apt-ostreed"),
+            ("the log of apt-ostree: /x/apt-ostree /y", "the log of apt-ostree: /x/apt-ostree /y"),
+        ] {
+            assert_eq!(with_name(text, COMPATIBLE), want);
+        }
+    }
 }

@@ -12,6 +12,7 @@ use apt_ostree_core::event::Event;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::render;
+use crate::start;
 
 /// A task whose size is not known. The rest of the line is cut, not wrapped.
 const SPINNER: &str = "{spinner} {prefix} {wide_msg}";
@@ -145,10 +146,12 @@ impl Terminal {
     /// Shows one step of the engine.
     pub(crate) fn event(&self, event: &Event) {
         match event {
-            Event::Warning { text } => self.above_bar(|| self.print_error(&format!("warning: {text}\n"))),
+            Event::Warning { text } => {
+                self.above_bar(|| self.print_error(&format!("warning: {}\n", start::as_called(text))));
+            }
             Event::Output { line } if self.script_output => self.above_bar(|| self.print_error(&format!("{line}\n"))),
             _ if self.quiet || self.document => {}
-            Event::Message { text } => self.above_bar(|| self.line(text)),
+            Event::Message { text } => self.above_bar(|| self.line(&start::as_called(text))),
             Event::TaskBegin { text } => self.begin(text),
             Event::TaskEnd { suffix } => self.end(suffix),
             Event::Progress { done, total, item } => {

@@ -65,6 +65,13 @@ const CONTAINER_PREFIXES: &[&str] = &[
     "ostree-image-signed:",
     "ostree-remote-registry:",
     "ostree-remote-image:",
+    // What other tools call them by.
+    "docker://",
+    "docker:",
+    "registry:",
+    "containers-storage:",
+    "oci:",
+    "oci-archive:",
 ];
 
 pub(crate) fn run(app: &App, args: RebaseArgs) -> Result<ExitCode, Failure> {

@@ -71,13 +71,18 @@ impl PackageRequest {
             return bad(&format!("'{arch}' is not an architecture"));
         }
         // Policy section 5.6.1: lower case letters, digits, plus, minus, full stop.
-        let valid = name.len() >= 2
-            && name.bytes().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
-            && name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || b"+-.".contains(&c));
-        if !valid {
-            return bad(
+        let valid = |name: &str| {
+            name.len() >= 2
+                && name.bytes().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+                && name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || b"+-.".contains(&c))
+        };
+        if !valid(name) {
+            let refusal = bad(
                 "a package name has at least two characters out of a-z 0-9 + - . and starts with a letter or digit",
             );
+            // Names of other distributions have capitals (NetworkManager).
+            let lower = name.to_ascii_lowercase();
+            return if valid(&lower) { refusal.map_err(|e| e.hint(format!("Did you mean {lower}?"))) } else { refusal };
         }
         Ok(Self { name: name.to_owned(), arch, selector })
     }
@@ -136,5 +141,8 @@ mod tests {
         ] {
             assert!(PackageRequest::parse(text).is_err(), "{text}");
         }
+        let hints = |text: &str| PackageRequest::parse(text).unwrap_err().hints;
+        assert_eq!(hints("NetworkManager=1"), ["Did you mean networkmanager?"]);
+        assert_eq!(hints("_X"), [""; 0]);
     }
 }

@@ -182,7 +182,7 @@ fn find<'b>(origin: &Origin, base: &'b [PackageId], name: &str) -> Result<&'b Pa
         if layered {
             return error.hint(format!("It is layered, not part of the base: apt-ostree uninstall {name}"));
         }
-        error.hint("Overrides are for packages of the base; `apt-ostree db list COMMIT` lists those.")
+        error.hint("Overrides are for packages of the base; `apt-ostree list --base` lists those.")
     })
 }
 

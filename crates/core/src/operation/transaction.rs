@@ -142,11 +142,14 @@ impl<'a> Transaction<'a> {
         }
         for name in &changes.uninstall {
             if !drop_request(origin, name)? && !changes.idempotent {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("Package/capability '{name}' is not currently requested"),
-                )
-                .hint("Only layered requests can be uninstalled; see `apt-ostree status`."));
+                let error =
+                    Error::new(ErrorKind::NotFound, format!("Package/capability '{name}' is not currently requested"));
+                let base = self.base_of(&self.pending()?)?;
+                return Err(if self.repo.packages(&base.checksum)?.iter().any(|id| id.name == *name) {
+                    error.hint(format!("It is part of the base: apt-ostree override remove {name}"))
+                } else {
+                    error.hint("Only layered requests can be uninstalled; see `apt-ostree status`.")
+                });
             }
         }
         for text in &changes.install {
@@ -234,8 +237,9 @@ impl<'a> Transaction<'a> {
                 self.check_failed_boots("", Some(&plan.input_digest))?;
             }
             plan.diff = PackageDiff::between(&old, &plan.resulting_packages(&base.packages));
-            report_inactive(&plan, self.ports.events);
+            // A dry run shows the plan, which has both.
             if !self.options.dry_run {
+                report_inactive(&plan, self.ports.events);
                 report_base_upgrades(&plan, self.ports.events);
             }
             let unchanged = pending_info.state_digest.as_deref() == Some(&plan.input_digest) && pending_info.layered;

@@ -290,8 +290,9 @@ fn classify(remote: &str, error: &ostree::glib::Error) -> Error {
     } else if lower.contains("no such branch")
         || lower.contains("not found in summary")
         || lower.contains("no such ref")
+        || (lower.contains("refspec") && lower.contains("not found"))
     {
-        base.with_kind(ErrorKind::NotFound)
+        base.with_kind(ErrorKind::NotFound).hint(format!("The branches that it has: ostree remote refs {remote}"))
     } else if ["couldn't", "could not", "connect", "resolve host", "server returned", "timed out", "404", "opening"]
         .iter()
         .any(|w| lower.contains(w))
