@@ -122,7 +122,7 @@ fn an_automatic_update_that_failed_to_boot() {
         until_true idle
         {trigger} > /run/said; cat /run/said
         grep -Fx 'Finished [true, ""]' /run/said
-        journalctl -b -q -o cat -u apt-ostreed | grep 'would be the same as {v2}.0'
+        journalctl -b -q -o cat -t apt-ostreed | grep 'would be the same as {v2}.0'
         until_true idle
         test "$(ostree admin status | grep -c {v2})" = 0
         # Without the report it is an update as any other.

@@ -327,7 +327,9 @@ fn an_update_that_waits_for_the_next_boot() {
             request='{"sysroot":"/","verb":"upgrade","changes":{},"allow_downgrade":false,"check":false,"preview":false,"options":{"reboot":true}}'
             printf '%s' "$request" | unshare --mount --propagation private apt-ostree worker | sed -n 's/.*"reboot_due":\([a-z]*\).*/\1/p'
         }
-        apt-ostree upgrade
+        # The program is here without its service.
+        apt-ostree upgrade -v 2> /run/said || { cat /run/said; exit 1; }
+        grep '^Not using the service: no s' /run/said
         first() { ostree admin status | sed -n '1s/^  [^ ]* \([0-9a-f]*\.[0-9]*\).*/\1/p'; }
         staged=$(first)
         same "$(due)" false
