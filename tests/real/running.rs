@@ -33,6 +33,7 @@ say apt-get -y install /var/kit/kit-a.deb
 say apt-get -s install /var/kit/kit-a.deb
 say apt-get -y -d install /var/kit/kit-a.deb
 say apt-get -y -d remove nano
+say apt-get -y install kit-nowhere nano
 say apt-get -y install nano
 say apt install nano
 say apt-get -y reinstall nano
@@ -67,6 +68,7 @@ umount /run/ostree-booted 2>/dev/null; rm -f /run/ostree-booted
     };
     for (command, instead) in [
         ("apt-get -y install /var/kit/kit-a.deb", "Use this instead: apt-ostree install PACKAGE"),
+        ("apt-get -y install kit-nowhere nano", "Use this instead: apt-ostree install kit-nowhere nano"),
         ("apt-get -y remove nano", "Use this instead: apt-ostree uninstall nano"),
         ("apt -y autoremove --purge nano", "Use this instead: apt-ostree uninstall nano"),
         ("apt-get -y full-upgrade", "Use this instead: apt-ostree upgrade"),
