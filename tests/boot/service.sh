@@ -1,5 +1,7 @@
-# What tests/bench measures inside a started system: `NAME FIGURE` lines, in seconds and KiB. Set $runs.
+#!/bin/sh
+# What tests/bench measures inside a started system: `NAME FIGURE` lines, in seconds and KiB. $RUNS times.
 set -eu
+runs=${RUNS:-5}
 now() { date +%s.%N; }
 since() { echo "$1 $2 $(now)" | awk '{ printf "%s %.4f\n", $1, $3 - $2 }'; }
 service=org.projectatomic.rpmostree1
