@@ -8,7 +8,7 @@ BINARY   := $(TARGET)/release/apt-ostree
 
 .PHONY: all demo vm check check-quick check-vm lint bench install deb clean help
 all:           ## build the release binary
-	$(RUN) cargo build --release --locked
+	$(RUN) cargo build --release --locked --package apt-ostree
 	@echo "built $(BINARY)"
 demo:          ## compose a Debian 13 tree, deploy it, layer, upgrade, roll back (as root)
 	$(RUN) scripts/demo
