@@ -1,7 +1,7 @@
 //! The binary `apt-ostreed`: the service (crate `daemon`) and nothing else.
 //!
 //! A program of its own because it stays: the engine's libraries, which are loaded with `apt-ostree`, would be most of its memory.
-//! Nothing that it calls reaches them, so the linker leaves them out (`lto` in Cargo.toml).
+//! Nothing that it calls reaches them, so the linker leaves them out (link-time optimisation, see debian/rules).
 //!
 //! `apt-ostreed [PROGRAM [SYSROOT [IDLE_EXIT]]]`, not for people. PROGRAM is the `apt-ostree` that works for it, if left out the
 //! one that it is installed with; SYSROOT is `/`; IDLE_EXIT is a number of seconds in place of the setting.
