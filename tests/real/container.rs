@@ -149,7 +149,12 @@ fn packages_are_changed_in_place() {
     assert_eq!(container.version("kit-local"), some("1.0"));
     assert_eq!((container.version("kit-a"), container.version("kit-more")), (some("2.0"), None));
 
-    // Nothing goes but what was named.
+    // Nothing goes but what was named, also where apt's settings say more.
+    let settings = container.write("etc/apt/apt.conf.d/90kit", "APT::Get::Purge \"true\";\nAPT::Get::AutomaticRemove \"true\";\n");
+    container.refuses(&["uninstall", "kit-a"]).says(&["have to go as well: kit-local, kit-needs"]);
+    let purging = container.local(&Deb::new("kit-against", "1.0").conflicts("kit-needs"));
+    container.refuses(&["install", &purging]).says(&["have to go as well: kit-local, kit-needs"]);
+    fs::remove_file(settings).expect("own file");
     container.refuses(&["uninstall", "kit-a"]).says(&["have to go as well: kit-local, kit-needs"]);
     container.refuses(&["override", "remove", "kit-a"]).says(&["kit-needs"]);
     container.refuses(&["uninstall", "kit-more"]).says(&["Package 'kit-more' is not installed"]);

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Output, Stdio};
 
 use apt_ostree_core::model::diff::PackageDiff;
 use apt_ostree_core::model::layout::DPKG_ADMINDIR;
@@ -249,6 +249,10 @@ impl Apt<'_> {
             self.call(&["update"])?;
         }
         refuse_more(&line, words)?;
+        // The same once more, in apt's own words: what it has found by now counts.
+        if words.remove.is_empty() {
+            line.insert(1, "--no-remove");
+        }
         self.call(&line)
     }
 
@@ -266,23 +270,37 @@ impl Apt<'_> {
         if status.success() {
             return Ok(());
         }
-        let words = line.iter().filter(|word| **word != "--").copied().collect::<Vec<_>>().join(" ");
-        Err(Error::failed(format!("apt-get {words} failed ({status})")))
+        Err(failed(line, status))
     }
+}
+
+fn failed(line: &[&str], status: ExitStatus) -> Error {
+    let words = line.iter().filter(|word| !["--", "--no-remove"].contains(word)).copied().collect::<Vec<_>>().join(" ");
+    Error::failed(format!("apt-get {words} failed ({status})"))
 }
 
 /// Nothing but what was named ever goes, as on a deployment. apt-get would take along what needs it.
 fn refuse_more(line: &[&str], words: &Words) -> Result<()> {
-    // What else is wrong is told by the real run.
     let output = simulate(line)?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let leaving = text.lines().filter_map(|line| line.strip_prefix("Remv ")?.split_whitespace().next());
-    let more: Vec<&str> = leaving.filter(|name| !words.remove.iter().any(|named| named == name)).collect();
+    // It does not say what would go.
+    if !output.status.success() {
+        eprint!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        return Err(failed(line, output.status));
+    }
+    let mut more = leaving(&text);
+    more.retain(|name| !words.remove.iter().any(|named| named == name));
     if more.is_empty() {
         return Ok(());
     }
     Err(Error::failed(format!("Other packages would have to go as well: {}", more.join(", ")))
         .hint("Nothing was changed. Name them as well, if they may go."))
+}
+
+/// The packages that a simulation takes away, with their files in /etc or without.
+fn leaving(simulation: &str) -> Vec<&str> {
+    let gone = |line: &'_ str| line.starts_with("Remv ") || line.starts_with("Purg ");
+    simulation.lines().filter(|line| gone(line)).filter_map(|line| line.split_whitespace().nth(1)).collect()
 }
 
 fn simulate(line: &[&str]) -> Result<Output> {
@@ -294,12 +312,14 @@ fn lists() -> PathBuf {
     Path::new("/").join(APT_STATE).join("lists")
 }
 
-/// Nobody is asked anything. Files in /etc stay as they are where they were changed.
+/// Nobody is asked anything. Files in /etc stay as they are where they were changed, whatever the image's apt.conf says.
 fn command(line: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command.args(["--quiet", "--assume-yes"]);
     for option in [
         "APT::Cmd::Pattern-Only=true",
+        "APT::Get::AutomaticRemove=false",
+        "APT::Get::Purge=false",
         "Dpkg::Options::=--force-confdef",
         "Dpkg::Options::=--force-confold",
         "Dpkg::Use-Pty=false",
@@ -365,6 +385,12 @@ mod tests {
         }
         let nothing = Change { uninstall: change(&["htop"]), idempotent: true, ..Change::default() };
         assert!(nothing.words(&installed).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_simulation_takes_away() {
+        let said = "Reading package lists...\nRemv a [1]\nPurg b:arm64 [2]\nInst c (1 x [all])\nConf c (1 x [all])\n";
+        assert_eq!(leaving(said), ["a", "b:arm64"]);
     }
 
     #[test]
