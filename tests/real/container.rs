@@ -44,12 +44,19 @@ impl Container {
 
     /// As a container manager starts it.
     fn run(&self, words: &[&str]) -> Outcome {
+        self.run_as(Some("oci"), words)
+    }
+
+    /// With this in the variable `container`.
+    fn run_as(&self, container: Option<&str>, words: &[&str]) -> Outcome {
         let mut command = Command::new("bwrap");
         command.args(["--cap-add", "ALL", "--unshare-net", "--clearenv", "--bind"]).arg(&self.root);
         command.args(["/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run"]);
         command.arg("--ro-bind").arg(&self.world.dir).arg(KIT);
         command.args(["--ro-bind", PROGRAM, "/run/bin/apt-ostree", "--symlink", "apt-ostree", "/run/bin/rpm-ostree"]);
-        for (key, value) in [("PATH", "/run/bin:/usr/sbin:/usr/bin"), ("LC_ALL", "C.UTF-8"), ("container", "oci")] {
+        let path = ("PATH", "/run/bin:/usr/sbin:/usr/bin");
+        let variables = [path, ("LC_ALL", "C.UTF-8")].into_iter().chain(container.map(|name| ("container", name)));
+        for (key, value) in variables {
             command.args(["--setenv", key, value]);
         }
         let output = command.arg("--").args(words).output().expect("bwrap starts");
@@ -133,6 +140,17 @@ fn packages_are_changed_in_place() {
     container
         .ok(&["install", "--dry-run", "kit-a"])
         .says(&["Inst kit-a (2.0", "Exiting because of '--dry-run' option"]);
+    // A script of a package runs like this within a transaction.
+    let within = container.run_as(Some("apt-ostree"), &["rpm-ostree", "override", "remove", "kit-dropped"]);
+    within.exits(1).says(&["not booted via libostree; found container=apt-ostree"]);
+    // The files of a repository; an overlayfs below the cache of the tests keeps them apart.
+    let object = container.world.dir.join("object");
+    fs::hard_link(container.root.join("usr/bin/dpkg"), &object).expect("one disk");
+    let kind = run(Command::new("stat").args(["--file-system", "--format=%T"]).arg(&object));
+    if kind.stdout.trim_ascii() != b"overlayfs" {
+        container.refuses(&["install", "kit-a"]).says(&["/usr/bin/dpkg has other names"]);
+    }
+    fs::remove_file(object).expect("own file");
     assert_eq!(container.packages(), base);
 
     let outcome = container.run(&["rpm-ostree", "install", "-y", "--idempotent", "--allow-inactive", "kit-a=1.0"]);
@@ -150,7 +168,8 @@ fn packages_are_changed_in_place() {
     assert_eq!((container.version("kit-a"), container.version("kit-more")), (some("2.0"), None));
 
     // Nothing goes but what was named, also where apt's settings say more.
-    let settings = container.write("etc/apt/apt.conf.d/90kit", "APT::Get::Purge \"true\";\nAPT::Get::AutomaticRemove \"true\";\n");
+    let settings =
+        container.write("etc/apt/apt.conf.d/90kit", "APT::Get::Purge \"true\";\nAPT::Get::AutomaticRemove \"true\";\n");
     container.refuses(&["uninstall", "kit-a"]).says(&["have to go as well: kit-local, kit-needs"]);
     let purging = container.local(&Deb::new("kit-against", "1.0").conflicts("kit-needs"));
     container.refuses(&["install", &purging]).says(&["have to go as well: kit-local, kit-needs"]);

@@ -1,7 +1,9 @@
 //! Changes of a container that was made from a composed image, as in a container build: there is no deployment to make, so apt-get
 //! changes the packages where they are. What apt prints goes through; what it is told and what it may not do is here.
 
+use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Output, Stdio};
 
@@ -11,6 +13,7 @@ use apt_ostree_core::model::package::{PackageId, installed_from_status};
 use apt_ostree_core::model::request::{PackageRequest, Selector};
 use apt_ostree_core::operation::sources::APT_STATE;
 use apt_ostree_core::operation::{Options, PackageChanges, Report, Verb};
+use apt_ostree_core::sandbox::bubblewrap;
 use apt_ostree_core::{Context, Error, ErrorKind, Result, query, settings};
 
 use crate::args::{Failure, usage};
@@ -22,6 +25,9 @@ const MARKS: [&str; 2] = ["ostree", "usr/share/apt-ostree/treefile.json"];
 
 /// What container managers leave for the programs inside; besides the variable `container`.
 const MANAGERS: [&str; 3] = ["run/.containerenv", ".dockerenv", "run/systemd/container"];
+
+/// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
 
 /// The whole of what one command asks for.
 #[derive(Debug, Default)]
@@ -41,10 +47,42 @@ pub(crate) struct Change {
 
 /// Whether this is a container, and its root a composed tree.
 pub(crate) fn is_one(root: &Path) -> bool {
-    let variable = std::env::var_os("container").is_some_and(|name| !name.is_empty());
-    (variable || MANAGERS.iter().any(|file| root.join(file).exists()))
-        && !root.join("run/ostree-booted").exists()
+    is_one_of(root, std::env::var_os("container").as_deref())
+}
+
+/// Not in the engine's own jail: there a transaction is at work on the packages. Not where `/ostree` leads to deployments: that
+/// is the tree of a machine, into which somebody looks from a container.
+fn is_one_of(root: &Path, variable: Option<&OsStr>) -> bool {
+    let named = variable.is_some_and(|name| !name.is_empty());
+    (named || MANAGERS.iter().any(|file| root.join(file).exists()))
+        && variable != Some(OsStr::new(bubblewrap::CONTAINER))
+        && is_composed(root)
+}
+
+fn is_composed(root: &Path) -> bool {
+    !root.join("run/ostree-booted").exists()
+        && !root.join("ostree/deploy").exists()
         && MARKS.iter().all(|path| root.join(path).symlink_metadata().is_ok())
+}
+
+/// dpkg would write into files that somebody else has as well: those of an OSTree repository, where the tree was checked out
+/// without copies. On an overlayfs it writes into another layer.
+fn refuse_links(root: &Path) -> Result<()> {
+    let overlay = |path: &Path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == OVERLAYFS);
+    match linked(root).filter(|path| !overlay(path)) {
+        None => Ok(()),
+        Some(path) => Err(Error::failed(format!(
+            "{} has other names: its files are shared with an OSTree repository",
+            path.display()
+        ))
+        .hint("Nothing was changed. Make the container of a copy, as `ostree checkout --force-copy` has it.")),
+    }
+}
+
+/// The first of two files, which every tree has and nothing else in it is the same as, that has more than one name.
+fn linked(root: &Path) -> Option<PathBuf> {
+    let files = ["usr/bin/dpkg".into(), Path::new(DPKG_ADMINDIR).join("status")].map(|file| root.join(file));
+    files.into_iter().find(|path| path.metadata().is_ok_and(|m| m.nlink() > 1))
 }
 
 /// Refuses options of deployments by name.
@@ -100,6 +138,7 @@ pub(crate) fn apply(app: &App, change: &Change, how: &Transaction) -> Result<Exi
         return usage("--json tells what was done; in a container --dry-run has apt-get's own words");
     }
     app.require_root()?;
+    refuse_links(Path::new("/"))?;
     fill_var()?;
     let before = installed()?;
     let apt = Apt { app, document: how.json };
@@ -401,13 +440,38 @@ mod tests {
             std::fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
             std::fs::write(root.join(path), "").unwrap();
         };
-        make("run/.containerenv");
-        assert!(!is_one(root));
+        let is_one = |variable: &str| is_one_of(root, Some(OsStr::new(variable)));
         make("usr/share/apt-ostree/treefile.json");
-        assert!(!is_one(root));
+        assert!(!is_one("oci"));
         std::os::unix::fs::symlink("sysroot/ostree", root.join("ostree")).unwrap();
-        assert!(is_one(root));
+        assert!(is_one("oci") && !is_one("") && !is_one_of(root, None));
+        make("run/.containerenv");
+        assert!(is_one("") && is_one_of(root, None));
+        // A script of a package in a transaction, whatever else looks like a container.
+        assert!(!is_one(bubblewrap::CONTAINER));
+        // The tree of a machine, seen from a container.
+        make("sysroot/ostree/deploy/debian");
+        assert!(!is_one("oci"));
+        std::fs::remove_dir_all(root.join("sysroot")).unwrap();
+        assert!(is_one("oci"));
         make("run/ostree-booted");
-        assert!(!is_one(root));
+        assert!(!is_one("oci"));
+    }
+
+    #[test]
+    fn files_of_a_repository_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        assert_eq!(linked(root), None);
+        for file in ["usr/lib/sysimage/dpkg/status", "usr/bin/dpkg"] {
+            let path = root.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            assert_eq!(linked(root), None);
+            let object = root.join("object");
+            std::fs::hard_link(&path, &object).unwrap();
+            assert_eq!(linked(root), Some(path));
+            std::fs::remove_file(object).unwrap();
+        }
     }
 }
