@@ -140,6 +140,10 @@ fn packages_are_changed_in_place() {
     container
         .ok(&["install", "--dry-run", "kit-a"])
         .says(&["Inst kit-a (2.0", "Exiting because of '--dry-run' option"]);
+    // As in `docker build`, of an image that does not say it.
+    let hint = "hint: If this is a container build, say so in the image: ENV container=oci";
+    container.run_as(None, &["apt-ostree", "install", "kit-a"]).exits(1).says(&["not booted via libostree.\n", hint]);
+    container.run_as(None, &["apt-ostree", "rebuild"]).exits(1).says(&["this is no container", hint]);
     // A script of a package runs like this within a transaction.
     let within = container.run_as(Some("apt-ostree"), &["rpm-ostree", "override", "remove", "kit-dropped"]);
     within.exits(1).says(&["not booted via libostree; found container=apt-ostree"]);
@@ -217,14 +221,21 @@ fn origin_d_is_consumed() {
     );
     let json = container.write("etc/apt-ostree/origin.d/b.json", r#"{"packages": ["kit-b"], "kargs": ["x"]}"#);
     container.refuses(&["rebuild"]).says(&["b.json:1: the key 'kargs' is not known in a container build"]);
-    fs::write(&json, r#"{"packages": ["kit-b"]}"#).expect("own directory");
+    fs::write(&json, r#"{"packages": ["~nkit-b|~nx.deb"]}"#).expect("own directory");
+    container
+        .refuses(&["rebuild"])
+        .says(&["b.json: Opening the package file /etc/apt-ostree/origin.d/~nkit-b|~nx.deb"]);
+    // A path from there, with characters that are special in patterns.
+    let deb = container.world.local(&small("kit-local", "1.0"));
+    fs::copy(deb, json.with_file_name("kit[1].deb")).expect("own directory");
+    fs::write(&json, r#"{"packages": ["kit-b", "kit[1].deb"]}"#).expect("own directory");
     container.refuses(&["ex", "rebuild"]).says(&["Unable to locate package kit-absent", "failed (exit status: 100)"]);
     assert!(yaml.exists() && json.exists(), "what was not done is kept");
     let text = fs::read_to_string(&yaml).expect("own file");
     fs::write(&yaml, text.replace(", kit-absent", "")).expect("own directory");
     container.ok(&["ex", "rebuild"]).says(&[
         "Downgraded:\n  kit-base 1.0 -> 0.5\nRemoved:\n  kit-dropped-1.0.amd64\n",
-        "Added:\n  kit-a-1.0.amd64\n  kit-b-1.0.amd64\n",
+        "Added:\n  kit-a-1.0.amd64\n  kit-b-1.0.amd64\n  kit-local-1.0.amd64\n",
     ]);
     let version = |name: &str| container.version(name);
     assert_eq!((version("kit-a"), version("kit-b"), version("kit-base")), (some("1.0"), some("1.0"), some("0.5")));

@@ -65,6 +65,13 @@ fn is_composed(root: &Path) -> bool {
         && MARKS.iter().all(|path| root.join(path).symlink_metadata().is_ok())
 }
 
+/// What to say to somebody whose container looks like none: `docker build` leaves no trace of itself.
+pub(crate) fn hint(root: &Path) -> Option<&'static str> {
+    let said = std::env::var_os("container").is_some_and(|name| !name.is_empty());
+    (!said && !is_one(root) && is_composed(root))
+        .then_some("If this is a container build, say so in the image: ENV container=oci")
+}
+
 /// dpkg would write into files that somebody else has as well: those of an OSTree repository, where the tree was checked out
 /// without copies. On an overlayfs it writes into another layer.
 fn refuse_links(root: &Path) -> Result<()> {
