@@ -121,6 +121,8 @@ fn packages_are_changed_in_place() {
         small("kit-more", "1.0"),
         small("kit-needs", "1.0").depends("kit-a"),
         small("kit-other", "1.0"),
+        small("kit-plus++", "1.0"),
+        small("kit-minus-", "1.0"),
         Deb::new("kit-base", "0.5").file("/usr/bin/kit-base", 0o755, "#!/bin/sh\necho 0.5\n"),
     ]);
     let base = container.packages();
@@ -137,6 +139,13 @@ fn packages_are_changed_in_place() {
     container.refuses(&["install", "kit-a", "--dry-run", "--json"]).says(&["--json tells what was done"]);
     container.refuses(&["search", "kit-a", "--stateroot=debian"]).says(&["--stateroot is for deployments"]);
     container.refuses(&["install", "kit-."]).says(&["Unable to locate package kit-."]);
+    // To apt-get a sign at the end of a name that nobody has says what to do with another one.
+    for name in ["kit-dropped-", "kit-a+", "kit-plus+", "kit-a=1.0-"] {
+        container.refuses(&["install", name]).says(&[&format!("error: apt-get install {name} failed")]);
+    }
+    container.ok(&["install", "kit-plus++", "kit-minus-=1.0"]);
+    assert_eq!((container.version("kit-plus++"), container.version("kit-minus-")), (some("1.0"), some("1.0")));
+    container.ok(&["uninstall", "kit-plus++", "kit-minus-"]);
     container
         .ok(&["install", "--dry-run", "kit-a"])
         .says(&["Inst kit-a (2.0", "Exiting because of '--dry-run' option"]);
@@ -189,6 +198,19 @@ fn packages_are_changed_in_place() {
     assert_eq!(container.version("kit-base"), some("1.0"));
     container.ok(&["override", "replace", "kit-base=0.5"]).says(&["Downgraded:\n  kit-base 1.0 -> 0.5\n"]);
     container.run(&["kit-base"]).says(&["0.5"]);
+    container.run(&["apt-mark", "hold", "kit-base", "kit-dropped"]).exits(0);
+    let newer = container.local(&small("kit-base", "2.0"));
+    container.ok(&["override", "replace", &newer]).says(&["Upgraded:\n  kit-base 0.5 -> 2.0\n"]);
+    container.ok(&["override", "replace", "kit-base=0.5"]).says(&["Downgraded:\n  kit-base 2.0 -> 0.5\n"]);
+    // That one is held does not let go of another one.
+    let needs = container.local(&small("kit-base", "3.0").depends("kit-dropped (>= 2.0)"));
+    let other = container.local(&small("kit-dropped", "2.0"));
+    container
+        .refuses(&["override", "replace", &needs, "--install", &other])
+        .says(&["Held packages would have to change as well: kit-dropped"]);
+    let foreign = container.local(&small("kit-absent", "1.0"));
+    container.refuses(&["override", "replace", &foreign]).says(&["Package \"kit-absent:amd64\" not found"]);
+    container.run(&["apt-mark", "unhold", "kit-base", "kit-dropped"]).exits(0);
     container.ok(&["override", "remove", "kit-dropped", "--install", "kit-other"]);
     assert_eq!((container.version("kit-dropped"), container.version("kit-other")), (None, some("1.0")));
     container.refuses(&["override", "replace", "kit-base"]).says(&["'kit-base' has no version"]);
@@ -197,11 +219,15 @@ fn packages_are_changed_in_place() {
 
     container.ok(&["search", "kit-nee"]).says(&["===== Name Matched =====\nkit-needs : "]);
     container.refuses(&["cleanup", "-p", "-m"]).says(&["--pending is for deployments"]);
-    container.ok(&["cleanup", "-m"]);
+    container.refuses(&["cleanup", "-m", "--stateroot=debian"]).says(&["--stateroot is for deployments"]);
+    assert_eq!(container.ok(&["cleanup", "-m", "--json"]).json()["changed"], false);
     let left = ["var/lib/apt/lists", "var/lib/apt/lists/partial", "var/cache/apt/archives"]
         .map(|dir| container.root.join(dir));
     assert_eq!(left.map(|dir| files(&dir)), [const { Vec::<String>::new() }; 3]);
     container.refuses(&["search", "kit-nee"]).says(&["no package indexes", "apt-get update"]);
+    container.refuses(&["refresh-md", "--os=debian"]).says(&["--stateroot is for deployments"]);
+    container.ok(&["refresh-md", "--force"]);
+    container.ok(&["search", "kit-nee"]).says(&["kit-needs"]);
     let audit = container.run(&["dpkg", "--audit"]).exits(0);
     assert_eq!(audit.text().trim(), "");
     wipe(&container.world.dir);

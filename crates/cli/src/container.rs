@@ -112,7 +112,17 @@ pub(crate) fn transaction(app: &App, verb: &Verb, how: &Transaction) -> Result<O
         },
         Verb::Cleanup { base, pending, rollback, repomd: true } => {
             refuse(&[(*base, "--base"), (*pending, "--pending"), (*rollback, "--rollback")])?;
-            return clean(app).map(Some);
+            refuse(&[(how.stateroot.is_some(), "--stateroot")])?;
+            return clean(app, how.json).map(Some);
+        }
+        // apt-get leaves no index that it did not check, so there is nothing to force.
+        Verb::RefreshMd { .. } => {
+            refuse(&[(how.stateroot.is_some(), "--stateroot")])?;
+            app.require_root()?;
+            refuse_links(Path::new("/"))?;
+            fill_var()?;
+            Apt { app, document: how.json }.call(&["update"])?;
+            return Ok(Some(ExitCode::SUCCESS));
         }
         _ => return Ok(None),
     };
@@ -169,16 +179,21 @@ pub(crate) fn apply(app: &App, change: &Change, how: &Transaction) -> Result<Exi
 }
 
 /// `cleanup -m`: no package and no index is left in the layer of the container that is being made.
-fn clean(app: &App) -> Result<ExitCode, Failure> {
+fn clean(app: &App, json: bool) -> Result<ExitCode, Failure> {
     app.require_root()?;
+    refuse_links(Path::new("/"))?;
     fill_var()?;
-    let apt = Apt { app, document: false };
+    let apt = Apt { app, document: json };
     apt.call(&["clean"])?;
     for dir in [lists().join("partial"), lists()] {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| !t.is_dir()) && e.file_name() != "lock") {
             std::fs::remove_file(entry.path()).context(|| format!("Removing {}", entry.path().display()))?;
         }
+    }
+    if json {
+        // No package is another one.
+        app.print_json(&render::report_json(&Report::default()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -187,7 +202,8 @@ fn clean(app: &App) -> Result<ExitCode, Failure> {
 struct Words {
     install: Vec<String>,
     remove: Vec<String>,
-    downgrades: bool,
+    /// Packages of the image that get another version, as apt-get names them; also an older one, and held ones.
+    replaced: Vec<String>,
     /// Not all of it is a file that is there.
     by_name: bool,
 }
@@ -216,7 +232,7 @@ impl Change {
         let mut words = Words {
             install: Vec::new(),
             remove: Vec::new(),
-            downgrades: !self.replace.is_empty() || !self.replace_local.is_empty(),
+            replaced: Vec::new(),
             by_name: !self.install.is_empty() || !self.replace.is_empty(),
         };
         for name in self.install.iter().chain(&self.replace) {
@@ -224,10 +240,15 @@ impl Change {
             if let Selector::Relation(..) = request.selector {
                 return Err(Error::usage(format!("'{name}' is a relation; in a container a version is NAME=VERSION")));
             }
-            words.install.push(request.to_string());
+            words.install.push(word(&request));
         }
         for name in &self.replace {
-            find(installed, native, &PackageRequest::parse(name)?.target()).ok_or_else(|| not_found(name))?;
+            let id = find(installed, native, &PackageRequest::parse(name)?.target()).ok_or_else(|| not_found(name))?;
+            words.replaced.push(id.dpkg_name(native));
+        }
+        for path in &self.replace_local {
+            let name = name_of(path)?;
+            words.replaced.push(find(installed, native, &name).ok_or_else(|| not_found(&name))?.dpkg_name(native));
         }
         for path in self.install_local.iter().chain(&self.replace_local) {
             words.install.push(path.display().to_string());
@@ -247,6 +268,28 @@ impl Change {
         Ok(words)
     }
 }
+
+/// A request as apt-get takes it for nothing else. A `-` or `+` at the end of a name would say what to do with a package of the name
+/// before it, where there is none of the whole name; it reads one such sign, so this is it. Without an architecture `g+` would find
+/// `g++`. Behind a version or a suite apt-get takes no sign.
+fn word(request: &PackageRequest) -> String {
+    if request.selector != Selector::Any {
+        return request.to_string();
+    }
+    let native = request.arch.is_none() && request.name.ends_with(['+', '-']);
+    format!("{}{}+", request.target(), if native { NATIVE } else { "" })
+}
+
+/// The word of a command line as it was asked for.
+fn asked(word: &str) -> &str {
+    match word.strip_suffix('+') {
+        Some(name) if !name.contains(['=', '/']) => name.strip_suffix(NATIVE).unwrap_or(name),
+        _ => word,
+    }
+}
+
+/// apt's own name of the architecture of the system.
+const NATIVE: &str = ":native";
 
 fn not_found(name: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("Package \"{name}\" not found"))
@@ -274,8 +317,8 @@ impl Apt<'_> {
         if !settings::read(Path::new("/etc"))?.recommends {
             line.push("--no-install-recommends");
         }
-        if words.downgrades {
-            line.push("--allow-downgrades");
+        if !words.replaced.is_empty() {
+            line.extend(["--allow-downgrades", "--allow-change-held-packages"]);
         }
         if options.cache_only {
             line.push("--no-download");
@@ -321,8 +364,8 @@ impl Apt<'_> {
 }
 
 fn failed(line: &[&str], status: ExitStatus) -> Error {
-    let words = line.iter().filter(|word| !["--", "--no-remove"].contains(word)).copied().collect::<Vec<_>>().join(" ");
-    Error::failed(format!("apt-get {words} failed ({status})"))
+    let words = line.iter().filter(|word| !["--", "--no-remove"].contains(word)).map(|word| asked(word));
+    Error::failed(format!("apt-get {} failed ({status})", words.collect::<Vec<_>>().join(" ")))
 }
 
 /// Nothing but what was named ever goes, as on a deployment. apt-get would take along what needs it.
@@ -334,7 +377,16 @@ fn refuse_more(line: &[&str], words: &Words) -> Result<()> {
         eprint!("{text}{}", String::from_utf8_lossy(&output.stderr));
         return Err(failed(line, output.status));
     }
-    let mut more = leaving(&text);
+    if !words.replaced.is_empty() {
+        let held = told("apt-mark", &[OsStr::new("showhold")])?;
+        let mut changed = starting(&text, &["Inst "]);
+        changed.retain(|name| held.lines().any(|h| h == *name) && !words.replaced.iter().any(|named| named == name));
+        if !changed.is_empty() {
+            return Err(Error::failed(format!("Held packages would have to change as well: {}", changed.join(", ")))
+                .hint("Nothing was changed. Name them as well, if they may."));
+        }
+    }
+    let mut more = starting(&text, &["Remv ", "Purg "]);
     more.retain(|name| !words.remove.iter().any(|named| named == name));
     if more.is_empty() {
         return Ok(());
@@ -343,10 +395,26 @@ fn refuse_more(line: &[&str], words: &Words) -> Result<()> {
         .hint("Nothing was changed. Name them as well, if they may go."))
 }
 
-/// The packages that a simulation takes away, with their files in /etc or without.
-fn leaving(simulation: &str) -> Vec<&str> {
-    let gone = |line: &'_ str| line.starts_with("Remv ") || line.starts_with("Purg ");
-    simulation.lines().filter(|line| gone(line)).filter_map(|line| line.split_whitespace().nth(1)).collect()
+/// The packages in the lines of a simulation that begin with one of these words.
+fn starting<'a>(simulation: &'a str, words: &[&str]) -> Vec<&'a str> {
+    let lines = simulation.lines().filter(|line| words.iter().any(|word| line.starts_with(word)));
+    lines.filter_map(|line| line.split_whitespace().nth(1)).collect()
+}
+
+/// `NAME:ARCH` of a package file.
+fn name_of(file: &Path) -> Result<String> {
+    let format = "--showformat=${Package}:${Architecture}";
+    told("dpkg-deb", &[OsStr::new("--show"), OsStr::new(format), file.as_os_str()])
+}
+
+/// What a program says that only looks.
+fn told(program: &str, arguments: &[&OsStr]) -> Result<String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.context(|| format!("Starting {program}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(Error::failed(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
 fn simulate(line: &[&str]) -> Result<Output> {
@@ -414,10 +482,20 @@ mod tests {
             ..Change::default()
         };
         let words = words.words(&installed).unwrap();
-        assert_eq!(words.install, ["htop", "git:amd64=1", "less/sid", "adduser=3.150", "/srv/a.deb"]);
+        assert_eq!(words.install, ["htop+", "git:amd64=1", "less/sid", "adduser=3.150", "/srv/a.deb"]);
         // As apt-get names them: foreign ones alone with their architecture.
         assert_eq!(words.remove, ["libc6", "libc6:amd64", "adduser"]);
-        assert!(words.downgrades && words.by_name);
+        assert_eq!(words.replaced, ["adduser"]);
+        assert!(words.by_name);
+        // Names that end as apt-get's signs do.
+        for (name, want) in
+            [("g++", "g++:native+"), ("sl-", "sl-:native+"), ("g++:amd64", "g++:amd64+"), ("g++=1+", "g++=1+")]
+        {
+            let word = word(&PackageRequest::parse(name).unwrap());
+            assert_eq!(word, want);
+            assert_eq!(asked(&word), name);
+        }
+        assert_eq!(["/srv/a.deb", "nano-", "--simulate"].map(asked), ["/srv/a.deb", "nano-", "--simulate"]);
         for (bad, want) in [
             (Change { install: change(&["--purge"]), ..Change::default() }, "Invalid package request"),
             (Change { install: change(&["lib*"]), ..Change::default() }, "Invalid package request"),
@@ -436,7 +514,7 @@ mod tests {
     #[test]
     fn what_a_simulation_takes_away() {
         let said = "Reading package lists...\nRemv a [1]\nPurg b:arm64 [2]\nInst c (1 x [all])\nConf c (1 x [all])\n";
-        assert_eq!(leaving(said), ["a", "b:arm64"]);
+        assert_eq!(starting(said, &["Remv ", "Purg "]), ["a", "b:arm64"]);
     }
 
     #[test]
