@@ -337,7 +337,7 @@ impl Apt<'_> {
         if !without && (words.by_name || !simulate(&line)?.status.success()) {
             self.call(&["update"])?;
         }
-        refuse_more(&line, words)?;
+        refuse_more(self.app, &line, words)?;
         // The same once more, in apt's own words: what it has found by now counts.
         if words.remove.is_empty() {
             line.insert(1, "--no-remove");
@@ -369,12 +369,12 @@ fn failed(line: &[&str], status: ExitStatus) -> Error {
 }
 
 /// Nothing but what was named ever goes, as on a deployment. apt-get would take along what needs it.
-fn refuse_more(line: &[&str], words: &Words) -> Result<()> {
+fn refuse_more(app: &App, line: &[&str], words: &Words) -> Result<()> {
     let output = simulate(line)?;
     let text = String::from_utf8_lossy(&output.stdout);
     // It does not say what would go.
     if !output.status.success() {
-        eprint!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        app.terminal.print_error(&format!("{text}{}", String::from_utf8_lossy(&output.stderr)));
         return Err(failed(line, output.status));
     }
     if !words.replaced.is_empty() {
