@@ -214,7 +214,7 @@ fn what_is_wrong_here_is_told_in_words_that_help() {
         ),
         ("install kit-one-1.0.amd64", &["did you mean kit-one=1.0, kit-one"]),
         ("install htop-3.4.1-1.fc42.x86_64", &["not the name of a Debian package"]),
-        ("install NetworkManager", &["Did you mean networkmanager?"]),
+        ("install NetworkManager", &["Did you mean network-manager or networkmanager?"]),
         ("install @development-tools", &["is a group"]),
         ("install kit-*", &["is a pattern", "rpm-ostree list --all 'kit-*'"]),
         ("install --enablerepo=updates-testing kit-one", &["--enablerepo is not available", "NAME/SUITE"]),
@@ -251,10 +251,13 @@ fn what_is_wrong_here_is_told_in_words_that_help() {
         let _ = writeln!(script, "echo '=== {number}'; exits 1 rpm-ostree {words} 2>&1");
     }
     script += "echo '=== end'; same \"$before\" \"$(ostree admin status)\"
+        number=0
         for command in $(rpm-ostree --help | sed -n 's/^  \\([a-z][a-z-]*\\)   *[A-Z].*/\\1/p'); do
+          number=$((number + 1))
           rpm-ostree $command --help | grep -q \"^Usage: rpm-ostree .*$command\" || { echo \"no help: $command\"; exit 1; }
           if rpm-ostree $command --help | grep 'apt-ostree '; then exit 1; fi
-        done";
+        done
+        [ $number -ge 20 ] || { echo \"only $number commands were found in the help\"; exit 1; }";
     let said = boot(&machine, &script).stdout;
     for (number, (words, texts)) in typed.iter().enumerate() {
         let (_, rest) =

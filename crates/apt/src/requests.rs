@@ -549,25 +549,30 @@ fn translated(name: &str, all: &BTreeSet<String>) -> Vec<String> {
     if let Some(stem) = name.strip_suffix("-devel") {
         list.extend([format!("{stem}-dev"), format!("lib{stem}-dev")]);
     }
-    // NAME-VERSION[.ARCH], and names of parts (`git-core`): the longest beginning that is a name.
-    let beginnings = name.rmatch_indices('-').map(|(at, _)| name.split_at(at));
-    if let Some((known, rest)) = beginnings.into_iter().find(|(beginning, _)| all.contains(*beginning)) {
-        let version = rest.trim_start_matches('-');
+    // NAME-VERSION[.ARCH]
+    if let Some((known, version)) = beginning(name, all) {
         let plain = version.rsplit_once('.').filter(|(_, arch)| ARCHES.contains(arch)).map_or(version, |(v, _)| v);
         if version.starts_with(|c: char| c.is_ascii_digit()) {
             list.push(format!("{known}={plain}"));
         }
-        list.push(known.to_owned());
     }
     list.retain(|request| all.contains(request.split('=').next().unwrap_or_default()));
     list
 }
 
+/// The longest beginning of words that is a name, and the rest.
+fn beginning<'a>(name: &'a str, all: &BTreeSet<String>) -> Option<(&'a str, &'a str)> {
+    let beginnings = name.rmatch_indices('-').map(|(at, _)| name.split_at(at));
+    let (known, rest) = beginnings.into_iter().find(|(beginning, _)| all.contains(*beginning))?;
+    Some((known, rest.trim_start_matches('-')))
+}
+
 /// dpkg's architectures, as far as they are the end of a package's name in this program's texts.
 const ARCHES: &[&str] = &["all", "amd64", "arm64", "armhf", "i386", "ppc64el", "riscv64", "s390x"];
 
-/// Up to three requests: what the name means elsewhere, then names within an edit distance of a third of the name, at most 3;
-/// the nearest first.
+/// Up to three requests: what the name means elsewhere, then names within an edit distance of a third of the name, at most 3,
+/// the nearest first. Between those that are a slip or two away and the others stands the name of which the one asked for is a part
+/// (`git-core`).
 pub(crate) fn near_names(name: &str, all: &BTreeSet<String>) -> Vec<String> {
     let limit = (name.len() / 3).clamp(1, 3);
     let mut near: Vec<(usize, &String)> = all
@@ -578,10 +583,14 @@ pub(crate) fn near_names(name: &str, all: &BTreeSet<String>) -> Vec<String> {
     near.sort();
     // A name that continues the one asked for is a good guess, too (`python` for `python3`).
     let longer = all.iter().filter(|other| other.len() > name.len() && other.starts_with(name));
+    let (slips, far): (Vec<_>, Vec<_>) = near.into_iter().partition(|(distance, _)| *distance <= 2);
+    let name_of = |(_, name): (usize, &'_ String)| name.clone();
+    let whole = beginning(name, all).map(|(known, _)| known.to_owned());
+    let rest = slips.into_iter().map(name_of).chain(whole).chain(far.into_iter().map(name_of)).chain(longer.cloned());
     let mut list = translated(name, all);
-    for other in near.into_iter().map(|(_, n)| n).chain(longer) {
-        if !list.contains(other) {
-            list.push(other.clone());
+    for other in rest {
+        if !list.contains(&other) {
+            list.push(other);
         }
     }
     list.truncate(3);
@@ -627,6 +636,9 @@ mod tests {
         assert_eq!(near_names("htpo", &all), ["htop"]);
         assert_eq!(near_names("python", &all), ["python3"]);
         assert!(near_names("postgresql", &all).is_empty());
+        let all: BTreeSet<String> =
+            ["python3", "python3-requests", "python3-request-id"].iter().map(|s| (*s).to_owned()).collect();
+        assert_eq!(near_names("python3-requestz", &all), ["python3-requests", "python3", "python3-request-id"]);
     }
 
     #[test]

@@ -185,6 +185,11 @@ fn refuse(terminal: &Terminal, words: &[String], e: &clap::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Whether it is the name of a command, or another name of one.
+pub(crate) fn is_command(word: &str) -> bool {
+    Cli::command().find_subcommand(word).is_some()
+}
+
 /// What does the work of a command that other tools of this kind have, or that is not in the group that was named.
 fn elsewhere(group: Option<&String>, name: &str) -> Option<String> {
     let command = Cli::command();
@@ -192,32 +197,35 @@ fn elsewhere(group: Option<&String>, name: &str) -> Option<String> {
         let known = command.find_subcommand(name).filter(|sub| !sub.is_hide_set());
         return known.map(|sub| format!("It is a command of its own: {NAME} {}", sub.get_name()));
     }
-    let text = match name {
-        "pin" | "unpin" => "OSTree does that: ostree admin pin [--unpin] INDEX; `apt-ostree status -v` has the index.",
-        "undeploy" => "apt-ostree cleanup --pending or --rollback; any other one: ostree admin undeploy INDEX",
-        "livefs" => "apt-ostree apply-live",
-        "repolist" | "repo" | "repos" => {
-            "Package sources are apt's, in /etc/apt/sources.list.d; remotes of images: ostree remote list --show-urls"
-        }
-        "check-update" | "check" => "apt-ostree upgrade --check, or --preview to see the packages",
-        "full-upgrade" | "dist-upgrade" | "distro-sync" => "apt-ostree upgrade",
-        "downgrade" => {
-            "An older image: apt-ostree deploy VERSION; one older package: apt-ostree override replace NAME=VERSION"
-        }
-        "erase" | "purge" | "autoremove" => {
-            "apt-ostree uninstall for what was layered, apt-ostree override remove for packages of the image"
-        }
-        "reinstall" => {
-            "There is nothing to repair: every deployment is made anew; `ostree fsck` checks what is stored."
-        }
-        "switch" => "apt-ostree rebase REMOTE:BRANCH",
-        "diff" => "apt-ostree db diff",
-        "clean" => "apt-ostree cleanup --repomd for package lists, --base for temporary files",
-        "shell" | "edit" => "apt-ostree usroverlay, for a writable /usr until the next boot",
-        _ => return None,
-    };
-    Some(text.to_owned())
+    let found = ELSEWHERE.iter().find(|(names, _)| names.contains(&name));
+    found.map(|(_, text)| (*text).to_owned())
 }
+
+/// Commands of other tools, and of other times.
+const ELSEWHERE: &[(&[&str], &str)] = &[
+    (&["pin", "unpin"], "OSTree does that: ostree admin pin [--unpin] INDEX; `apt-ostree status -v` has the index."),
+    (&["undeploy"], "apt-ostree cleanup --pending or --rollback; any other one: ostree admin undeploy INDEX"),
+    (&["livefs"], "apt-ostree apply-live"),
+    (
+        &["repolist", "repo", "repos"],
+        "Package sources are apt's, in /etc/apt/sources.list.d; remotes of images: ostree remote list --show-urls",
+    ),
+    (&["check-update", "check"], "apt-ostree upgrade --check, or --preview to see the packages"),
+    (&["full-upgrade", "dist-upgrade", "distro-sync"], "apt-ostree upgrade"),
+    (
+        &["downgrade"],
+        "An older image: apt-ostree deploy VERSION; one older package: apt-ostree override replace NAME=VERSION",
+    ),
+    (
+        &["erase", "purge", "autoremove"],
+        "apt-ostree uninstall for what was layered, apt-ostree override remove for packages of the image",
+    ),
+    (&["reinstall"], "There is nothing to repair: every deployment is made anew; `ostree fsck` checks what is stored."),
+    (&["switch"], "apt-ostree rebase REMOTE:BRANCH"),
+    (&["diff"], "apt-ostree db diff"),
+    (&["clean"], "apt-ostree cleanup --repomd for package lists, --base for temporary files"),
+    (&["shell", "edit"], "apt-ostree usroverlay, for a writable /usr until the next boot"),
+];
 
 /// What clap found similar, the nearest first, without the commands that are hidden.
 fn near_commands(e: &clap::Error) -> Vec<String> {
@@ -349,22 +357,9 @@ mod tests {
         assert_eq!(elsewhere(None, "instal"), None);
         let mut command = Cli::command();
         command.build();
-        for name in [
-            "pin",
-            "undeploy",
-            "livefs",
-            "repolist",
-            "check",
-            "distro-sync",
-            "downgrade",
-            "erase",
-            "switch",
-            "diff",
-            "clean",
-            "edit",
-        ] {
+        for (name, hint) in ELSEWHERE.iter().flat_map(|(names, hint)| names.iter().map(move |name| (*name, *hint))) {
             assert!(command.find_subcommand(name).is_none(), "{name} is a command");
-            let hint = elsewhere(None, name).expect(name);
+            assert_eq!(elsewhere(None, name).as_deref(), Some(hint), "{name} is twice in the list");
             // Each command that a hint names is there.
             for said in hint.split("apt-ostree ").skip(1) {
                 let verb = said.split([' ', ',', ';', '`']).next().unwrap();

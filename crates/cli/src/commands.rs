@@ -45,7 +45,7 @@ use apt_ostree_core::model::origin::Origin;
 use apt_ostree_core::operation::{Options, PackageChanges, Report, Request, Verb};
 use apt_ostree_core::query::View;
 use apt_ostree_core::sysroot::Sysroot;
-use apt_ostree_core::{Error, ErrorKind, Result};
+use apt_ostree_core::{Context, Error, ErrorKind, Result};
 use clap::{Args, Subcommand};
 
 use crate::args::{Failure, Global, not_available};
@@ -307,12 +307,13 @@ impl App {
         }
         let container = std::env::var("container").ok().filter(|c| !c.is_empty());
         let container = container.map_or_else(String::new, |c| format!("; found container={c} environment variable"));
-        Err(Error::failed(format!(
+        let error = Error::failed(format!(
             "This system was not booted via libostree{container}.\n\
              Currently, most {} commands only work on ostree-based host systems.",
             start::name()
         ))
-        .hint("--sysroot=DIR works on a system in a directory."))
+        .hint("--sysroot=DIR works on a system in a directory.");
+        Err(container::hint(Path::new("/")).into_iter().fold(error, Error::hint))
     }
 
     /// Whether packages are changed in place: in a container made from a composed image.
@@ -505,6 +506,9 @@ fn refuse_foreign(name: &str) -> Result<()> {
     } else if RPM_ARCHES.iter().any(|arch| name.ends_with(&format!(".{arch}"))) {
         Error::usage(format!("'{name}' is not the name of a Debian package"))
             .hint("Ask for NAME, NAME:ARCH (amd64, arm64, i386) or NAME=VERSION.")
+    } else if name.ends_with(".deb") {
+        // A file may be called as it likes: `code[1].deb`.
+        return Ok(());
     } else if name.starts_with('@') {
         Error::usage(format!("'{name}' is a group; apt archives have none"))
             .hint("Packages that bring others along take their place: apt-ostree search task-")
@@ -522,6 +526,11 @@ const RPM_ARCHES: &[&str] = &["x86_64", "noarch", "i686", "aarch64", "ppc64le", 
 
 /// Splits what a user names into requests by name and local .deb files (absolute paths).
 pub(crate) fn sort_packages(changes: &mut PackageChanges, names: Vec<String>) -> Result<()> {
+    sort_packages_from(Path::new(""), changes, names)
+}
+
+/// Relative paths are meant from that directory.
+pub(crate) fn sort_packages_from(dir: &Path, changes: &mut PackageChanges, names: Vec<String>) -> Result<()> {
     for name in names {
         refuse_foreign(&name)?;
         if name.starts_with("http://") || name.starts_with("https://") {
@@ -533,11 +542,9 @@ pub(crate) fn sort_packages(changes: &mut PackageChanges, names: Vec<String>) ->
             return Err(Error::usage(format!("'{name}' is a source package")));
         }
         if path.ends_with(".deb") {
-            let path = std::fs::canonicalize(path).map_err(|e| {
-                let mut e = Error::from(e);
-                e.chain.insert(0, format!("Opening the package file {path}"));
-                e
-            })?;
+            let path = dir.join(path);
+            let path =
+                std::fs::canonicalize(&path).context(|| format!("Opening the package file {}", path.display()))?;
             changes.install_local.push(path);
         } else if path.starts_with('/') || path.starts_with("./") || path.starts_with("../") {
             return Err(Error::usage(format!("'{name}' is neither the name of a package nor a .deb file")).hint(
@@ -581,7 +588,14 @@ mod tests {
         sort_packages(&mut changes, names).unwrap();
         assert_eq!(changes.install, ["htop", "vim/trixie"]);
         assert_eq!(changes.install_local, [deb.canonicalize().unwrap()]);
-        for bad in ["/nonexistent.deb", "https://x/y.deb", "/usr/bin/foo", "a.dsc"] {
+        let mut changes = PackageChanges::default();
+        let odd = dir.path().canonicalize().unwrap().join("@code[1]?.deb");
+        std::fs::write(&odd, "").unwrap();
+        for name in [odd.display().to_string(), "@code[1]?.deb".into(), "./@code[1]?.deb".into()] {
+            sort_packages_from(dir.path(), &mut changes, vec![name]).unwrap();
+        }
+        assert_eq!(changes.install_local, [odd.clone(), odd.clone(), odd]);
+        for bad in ["/nonexistent.deb", "https://x/y.deb", "/usr/bin/foo", "a.dsc", "~nless|~nx.deb"] {
             assert!(sort_packages(&mut changes, vec![bad.into()]).is_err(), "{bad}");
         }
         for (foreign, what) in [

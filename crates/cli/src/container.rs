@@ -1,9 +1,11 @@
 //! Changes of a container that was made from a composed image, as in a container build: there is no deployment to make, so apt-get
 //! changes the packages where they are. What apt prints goes through; what it is told and what it may not do is here.
 
+use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Output, Stdio};
 
 use apt_ostree_core::model::diff::PackageDiff;
 use apt_ostree_core::model::layout::DPKG_ADMINDIR;
@@ -11,6 +13,7 @@ use apt_ostree_core::model::package::{PackageId, installed_from_status};
 use apt_ostree_core::model::request::{PackageRequest, Selector};
 use apt_ostree_core::operation::sources::APT_STATE;
 use apt_ostree_core::operation::{Options, PackageChanges, Report, Verb};
+use apt_ostree_core::sandbox::bubblewrap;
 use apt_ostree_core::{Context, Error, ErrorKind, Result, query, settings};
 
 use crate::args::{Failure, usage};
@@ -22,6 +25,9 @@ const MARKS: [&str; 2] = ["ostree", "usr/share/apt-ostree/treefile.json"];
 
 /// What container managers leave for the programs inside; besides the variable `container`.
 const MANAGERS: [&str; 3] = ["run/.containerenv", ".dockerenv", "run/systemd/container"];
+
+/// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
 
 /// The whole of what one command asks for.
 #[derive(Debug, Default)]
@@ -41,10 +47,49 @@ pub(crate) struct Change {
 
 /// Whether this is a container, and its root a composed tree.
 pub(crate) fn is_one(root: &Path) -> bool {
-    let variable = std::env::var_os("container").is_some_and(|name| !name.is_empty());
-    (variable || MANAGERS.iter().any(|file| root.join(file).exists()))
-        && !root.join("run/ostree-booted").exists()
+    is_one_of(root, std::env::var_os("container").as_deref())
+}
+
+/// Not in the engine's own jail: there a transaction is at work on the packages. Not where `/ostree` leads to deployments: that
+/// is the tree of a machine, into which somebody looks from a container.
+fn is_one_of(root: &Path, variable: Option<&OsStr>) -> bool {
+    let named = variable.is_some_and(|name| !name.is_empty());
+    (named || MANAGERS.iter().any(|file| root.join(file).exists()))
+        && variable != Some(OsStr::new(bubblewrap::CONTAINER))
+        && is_composed(root)
+}
+
+fn is_composed(root: &Path) -> bool {
+    !root.join("run/ostree-booted").exists()
+        && !root.join("ostree/deploy").exists()
         && MARKS.iter().all(|path| root.join(path).symlink_metadata().is_ok())
+}
+
+/// What to say to somebody whose container looks like none: `docker build` leaves no trace of itself.
+pub(crate) fn hint(root: &Path) -> Option<&'static str> {
+    let said = std::env::var_os("container").is_some_and(|name| !name.is_empty());
+    (!said && !is_one(root) && is_composed(root))
+        .then_some("If this is a container build, say so in the image: ENV container=oci")
+}
+
+/// dpkg would write into files that somebody else has as well: those of an OSTree repository, where the tree was checked out
+/// without copies. On an overlayfs it writes into another layer.
+fn refuse_links(root: &Path) -> Result<()> {
+    let overlay = |path: &Path| rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == OVERLAYFS);
+    match linked(root).filter(|path| !overlay(path)) {
+        None => Ok(()),
+        Some(path) => Err(Error::failed(format!(
+            "{} has other names: its files are shared with an OSTree repository",
+            path.display()
+        ))
+        .hint("Nothing was changed. Make the container of a copy, as `ostree checkout --force-copy` has it.")),
+    }
+}
+
+/// The first of two files, which every tree has and nothing else in it is the same as, that has more than one name.
+fn linked(root: &Path) -> Option<PathBuf> {
+    let files = ["usr/bin/dpkg".into(), Path::new(DPKG_ADMINDIR).join("status")].map(|file| root.join(file));
+    files.into_iter().find(|path| path.metadata().is_ok_and(|m| m.nlink() > 1))
 }
 
 /// Refuses options of deployments by name.
@@ -67,7 +112,17 @@ pub(crate) fn transaction(app: &App, verb: &Verb, how: &Transaction) -> Result<O
         },
         Verb::Cleanup { base, pending, rollback, repomd: true } => {
             refuse(&[(*base, "--base"), (*pending, "--pending"), (*rollback, "--rollback")])?;
-            return clean(app).map(Some);
+            refuse(&[(how.stateroot.is_some(), "--stateroot")])?;
+            return clean(app, how.json).map(Some);
+        }
+        // apt-get leaves no index that it did not check, so there is nothing to force.
+        Verb::RefreshMd { .. } => {
+            refuse(&[(how.stateroot.is_some(), "--stateroot")])?;
+            app.require_root()?;
+            refuse_links(Path::new("/"))?;
+            fill_var()?;
+            Apt { app, document: how.json }.call(&["update"])?;
+            return Ok(Some(ExitCode::SUCCESS));
         }
         _ => return Ok(None),
     };
@@ -100,6 +155,7 @@ pub(crate) fn apply(app: &App, change: &Change, how: &Transaction) -> Result<Exi
         return usage("--json tells what was done; in a container --dry-run has apt-get's own words");
     }
     app.require_root()?;
+    refuse_links(Path::new("/"))?;
     fill_var()?;
     let before = installed()?;
     let apt = Apt { app, document: how.json };
@@ -123,16 +179,21 @@ pub(crate) fn apply(app: &App, change: &Change, how: &Transaction) -> Result<Exi
 }
 
 /// `cleanup -m`: no package and no index is left in the layer of the container that is being made.
-fn clean(app: &App) -> Result<ExitCode, Failure> {
+fn clean(app: &App, json: bool) -> Result<ExitCode, Failure> {
     app.require_root()?;
+    refuse_links(Path::new("/"))?;
     fill_var()?;
-    let apt = Apt { app, document: false };
+    let apt = Apt { app, document: json };
     apt.call(&["clean"])?;
     for dir in [lists().join("partial"), lists()] {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| !t.is_dir()) && e.file_name() != "lock") {
             std::fs::remove_file(entry.path()).context(|| format!("Removing {}", entry.path().display()))?;
         }
+    }
+    if json {
+        // No package is another one.
+        app.print_json(&render::report_json(&Report::default()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -141,7 +202,8 @@ fn clean(app: &App) -> Result<ExitCode, Failure> {
 struct Words {
     install: Vec<String>,
     remove: Vec<String>,
-    downgrades: bool,
+    /// Packages of the image that get another version, as apt-get names them; also an older one, and held ones.
+    replaced: Vec<String>,
     /// Not all of it is a file that is there.
     by_name: bool,
 }
@@ -170,7 +232,7 @@ impl Change {
         let mut words = Words {
             install: Vec::new(),
             remove: Vec::new(),
-            downgrades: !self.replace.is_empty() || !self.replace_local.is_empty(),
+            replaced: Vec::new(),
             by_name: !self.install.is_empty() || !self.replace.is_empty(),
         };
         for name in self.install.iter().chain(&self.replace) {
@@ -178,10 +240,15 @@ impl Change {
             if let Selector::Relation(..) = request.selector {
                 return Err(Error::usage(format!("'{name}' is a relation; in a container a version is NAME=VERSION")));
             }
-            words.install.push(request.to_string());
+            words.install.push(word(&request));
         }
         for name in &self.replace {
-            find(installed, native, &PackageRequest::parse(name)?.target()).ok_or_else(|| not_found(name))?;
+            let id = find(installed, native, &PackageRequest::parse(name)?.target()).ok_or_else(|| not_found(name))?;
+            words.replaced.push(id.dpkg_name(native));
+        }
+        for path in &self.replace_local {
+            let name = name_of(path)?;
+            words.replaced.push(find(installed, native, &name).ok_or_else(|| not_found(&name))?.dpkg_name(native));
         }
         for path in self.install_local.iter().chain(&self.replace_local) {
             words.install.push(path.display().to_string());
@@ -201,6 +268,28 @@ impl Change {
         Ok(words)
     }
 }
+
+/// A request as apt-get takes it for nothing else. A `-` or `+` at the end of a name would say what to do with a package of the name
+/// before it, where there is none of the whole name; it reads one such sign, so this is it. Without an architecture `g+` would find
+/// `g++`. Behind a version or a suite apt-get takes no sign.
+fn word(request: &PackageRequest) -> String {
+    if request.selector != Selector::Any {
+        return request.to_string();
+    }
+    let native = request.arch.is_none() && request.name.ends_with(['+', '-']);
+    format!("{}{}+", request.target(), if native { NATIVE } else { "" })
+}
+
+/// The word of a command line as it was asked for.
+fn asked(word: &str) -> &str {
+    match word.strip_suffix('+') {
+        Some(name) if !name.contains(['=', '/']) => name.strip_suffix(NATIVE).unwrap_or(name),
+        _ => word,
+    }
+}
+
+/// apt's own name of the architecture of the system.
+const NATIVE: &str = ":native";
 
 fn not_found(name: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("Package \"{name}\" not found"))
@@ -228,8 +317,8 @@ impl Apt<'_> {
         if !settings::read(Path::new("/etc"))?.recommends {
             line.push("--no-install-recommends");
         }
-        if words.downgrades {
-            line.push("--allow-downgrades");
+        if !words.replaced.is_empty() {
+            line.extend(["--allow-downgrades", "--allow-change-held-packages"]);
         }
         if options.cache_only {
             line.push("--no-download");
@@ -248,7 +337,11 @@ impl Apt<'_> {
         if !without && (words.by_name || !simulate(&line)?.status.success()) {
             self.call(&["update"])?;
         }
-        refuse_more(&line, words)?;
+        refuse_more(self.app, &line, words)?;
+        // The same once more, in apt's own words: what it has found by now counts.
+        if words.remove.is_empty() {
+            line.insert(1, "--no-remove");
+        }
         self.call(&line)
     }
 
@@ -266,23 +359,62 @@ impl Apt<'_> {
         if status.success() {
             return Ok(());
         }
-        let words = line.iter().filter(|word| **word != "--").copied().collect::<Vec<_>>().join(" ");
-        Err(Error::failed(format!("apt-get {words} failed ({status})")))
+        Err(failed(line, status))
     }
 }
 
+fn failed(line: &[&str], status: ExitStatus) -> Error {
+    let words = line.iter().filter(|word| !["--", "--no-remove"].contains(word)).map(|word| asked(word));
+    Error::failed(format!("apt-get {} failed ({status})", words.collect::<Vec<_>>().join(" ")))
+}
+
 /// Nothing but what was named ever goes, as on a deployment. apt-get would take along what needs it.
-fn refuse_more(line: &[&str], words: &Words) -> Result<()> {
-    // What else is wrong is told by the real run.
+fn refuse_more(app: &App, line: &[&str], words: &Words) -> Result<()> {
     let output = simulate(line)?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let leaving = text.lines().filter_map(|line| line.strip_prefix("Remv ")?.split_whitespace().next());
-    let more: Vec<&str> = leaving.filter(|name| !words.remove.iter().any(|named| named == name)).collect();
+    // It does not say what would go.
+    if !output.status.success() {
+        app.terminal.print_error(&format!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+        return Err(failed(line, output.status));
+    }
+    if !words.replaced.is_empty() {
+        let held = told("apt-mark", &[OsStr::new("showhold")])?;
+        let mut changed = starting(&text, &["Inst "]);
+        changed.retain(|name| held.lines().any(|h| h == *name) && !words.replaced.iter().any(|named| named == name));
+        if !changed.is_empty() {
+            return Err(Error::failed(format!("Held packages would have to change as well: {}", changed.join(", ")))
+                .hint("Nothing was changed. Name them as well, if they may."));
+        }
+    }
+    let mut more = starting(&text, &["Remv ", "Purg "]);
+    more.retain(|name| !words.remove.iter().any(|named| named == name));
     if more.is_empty() {
         return Ok(());
     }
     Err(Error::failed(format!("Other packages would have to go as well: {}", more.join(", ")))
         .hint("Nothing was changed. Name them as well, if they may go."))
+}
+
+/// The packages in the lines of a simulation that begin with one of these words.
+fn starting<'a>(simulation: &'a str, words: &[&str]) -> Vec<&'a str> {
+    let lines = simulation.lines().filter(|line| words.iter().any(|word| line.starts_with(word)));
+    lines.filter_map(|line| line.split_whitespace().nth(1)).collect()
+}
+
+/// `NAME:ARCH` of a package file.
+fn name_of(file: &Path) -> Result<String> {
+    let format = "--showformat=${Package}:${Architecture}";
+    told("dpkg-deb", &[OsStr::new("--show"), OsStr::new(format), file.as_os_str()])
+}
+
+/// What a program says that only looks.
+fn told(program: &str, arguments: &[&OsStr]) -> Result<String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.context(|| format!("Starting {program}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(Error::failed(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
 fn simulate(line: &[&str]) -> Result<Output> {
@@ -294,12 +426,14 @@ fn lists() -> PathBuf {
     Path::new("/").join(APT_STATE).join("lists")
 }
 
-/// Nobody is asked anything. Files in /etc stay as they are where they were changed.
+/// Nobody is asked anything. Files in /etc stay as they are where they were changed, whatever the image's apt.conf says.
 fn command(line: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command.args(["--quiet", "--assume-yes"]);
     for option in [
         "APT::Cmd::Pattern-Only=true",
+        "APT::Get::AutomaticRemove=false",
+        "APT::Get::Purge=false",
         "Dpkg::Options::=--force-confdef",
         "Dpkg::Options::=--force-confold",
         "Dpkg::Use-Pty=false",
@@ -348,10 +482,20 @@ mod tests {
             ..Change::default()
         };
         let words = words.words(&installed).unwrap();
-        assert_eq!(words.install, ["htop", "git:amd64=1", "less/sid", "adduser=3.150", "/srv/a.deb"]);
+        assert_eq!(words.install, ["htop+", "git:amd64=1", "less/sid", "adduser=3.150", "/srv/a.deb"]);
         // As apt-get names them: foreign ones alone with their architecture.
         assert_eq!(words.remove, ["libc6", "libc6:amd64", "adduser"]);
-        assert!(words.downgrades && words.by_name);
+        assert_eq!(words.replaced, ["adduser"]);
+        assert!(words.by_name);
+        // Names that end as apt-get's signs do.
+        for (name, want) in
+            [("g++", "g++:native+"), ("sl-", "sl-:native+"), ("g++:amd64", "g++:amd64+"), ("g++=1+", "g++=1+")]
+        {
+            let word = word(&PackageRequest::parse(name).unwrap());
+            assert_eq!(word, want);
+            assert_eq!(asked(&word), name);
+        }
+        assert_eq!(["/srv/a.deb", "nano-", "--simulate"].map(asked), ["/srv/a.deb", "nano-", "--simulate"]);
         for (bad, want) in [
             (Change { install: change(&["--purge"]), ..Change::default() }, "Invalid package request"),
             (Change { install: change(&["lib*"]), ..Change::default() }, "Invalid package request"),
@@ -368,6 +512,12 @@ mod tests {
     }
 
     #[test]
+    fn what_a_simulation_takes_away() {
+        let said = "Reading package lists...\nRemv a [1]\nPurg b:arm64 [2]\nInst c (1 x [all])\nConf c (1 x [all])\n";
+        assert_eq!(starting(said, &["Remv ", "Purg "]), ["a", "b:arm64"]);
+    }
+
+    #[test]
     fn which_roots_are_containers_of_ours() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
@@ -375,13 +525,38 @@ mod tests {
             std::fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
             std::fs::write(root.join(path), "").unwrap();
         };
-        make("run/.containerenv");
-        assert!(!is_one(root));
+        let is_one = |variable: &str| is_one_of(root, Some(OsStr::new(variable)));
         make("usr/share/apt-ostree/treefile.json");
-        assert!(!is_one(root));
+        assert!(!is_one("oci"));
         std::os::unix::fs::symlink("sysroot/ostree", root.join("ostree")).unwrap();
-        assert!(is_one(root));
+        assert!(is_one("oci") && !is_one("") && !is_one_of(root, None));
+        make("run/.containerenv");
+        assert!(is_one("") && is_one_of(root, None));
+        // A script of a package in a transaction, whatever else looks like a container.
+        assert!(!is_one(bubblewrap::CONTAINER));
+        // The tree of a machine, seen from a container.
+        make("sysroot/ostree/deploy/debian");
+        assert!(!is_one("oci"));
+        std::fs::remove_dir_all(root.join("sysroot")).unwrap();
+        assert!(is_one("oci"));
         make("run/ostree-booted");
-        assert!(!is_one(root));
+        assert!(!is_one("oci"));
+    }
+
+    #[test]
+    fn files_of_a_repository_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        assert_eq!(linked(root), None);
+        for file in ["usr/lib/sysimage/dpkg/status", "usr/bin/dpkg"] {
+            let path = root.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            assert_eq!(linked(root), None);
+            let object = root.join("object");
+            std::fs::hard_link(&path, &object).unwrap();
+            assert_eq!(linked(root), Some(path));
+            std::fs::remove_file(object).unwrap();
+        }
     }
 }

@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 
 use apt_ostree_core::{Context, Result};
 
+use crate::args;
+
 /// The name of the program.
 pub(crate) const NAME: &str = "apt-ostree";
 
@@ -51,17 +53,25 @@ pub(crate) fn as_called(text: &str) -> String {
     if compatible() { with_name(text, COMPATIBLE) } else { text.to_owned() }
 }
 
-/// Only where it is a word with an argument after it: not in paths, units and packages.
+/// Only where it is a word with a command after it, as people are told to type it: not in paths and units, and not where the package
+/// `apt-ostree` is meant.
 fn with_name(text: &str, name: &str) -> String {
     let mut parts = text.split(NAME);
     let mut result = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let begins = result.chars().next_back().is_none_or(|c| c.is_whitespace() || "`'\"(".contains(c));
-        let command = part.strip_prefix(' ').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
-        result += if begins && command { name } else { NAME };
+        result += if begins && part.strip_prefix(' ').is_some_and(begins_with_command) { name } else { NAME };
         result += part;
     }
     result
+}
+
+/// Options, also with values behind a `=`, may come first.
+fn begins_with_command(text: &str) -> bool {
+    let word = text.split(' ').find(|word| !word.starts_with('-')).unwrap_or_default();
+    let end = word.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(word.len());
+    let (command, rest) = word.split_at(end);
+    args::is_command(command) && !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || "_/".contains(c))
 }
 
 /// Programs are found by `PATH`, in this process, in its children and in libraries, so it must be there. Some clients clear the
@@ -93,6 +103,18 @@ mod tests {
                 "see /usr/lib/apt-ostree and apt-ostree-boot-good.service",
                 "see /usr/lib/apt-ostree and apt-ostree-boot-good.service",
             ),
+            (
+                "to fetch their lists anew: apt-ostree --sysroot=/x refresh-md",
+                "to fetch their lists anew: rpm-ostree --sysroot=/x refresh-md",
+            ),
+            ("run apt-ostree -q --sysroot=/x upgrade, then", "run rpm-ostree -q --sysroot=/x upgrade, then"),
+            ("(apt-ostree upgrade)", "(rpm-ostree upgrade)"),
+            // The package of that name.
+            ("apt-get install apt-ostree failed", "apt-get install apt-ostree failed"),
+            ("apt-get install apt-ostree htop failed", "apt-get install apt-ostree htop failed"),
+            ("The postinst script of apt-ostree failed", "The postinst script of apt-ostree failed"),
+            ("apt-ostree is requested, and excluded", "apt-ostree is requested, and excluded"),
+            ("apt-ostree 1.0 would replace the newer 2.0", "apt-ostree 1.0 would replace the newer 2.0"),
             ("journalctl -u apt-ostreed", "journalctl -u apt-ostreed"),
             ("the log of apt-ostree: /x/apt-ostree /y", "the log of apt-ostree: /x/apt-ostree /y"),
         ] {

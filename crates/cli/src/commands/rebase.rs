@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use apt_ostree_core::Error;
 use apt_ostree_core::model::origin::is_checksum;
 use apt_ostree_core::operation::{Rebase, Verb};
+use apt_ostree_core::sysroot::Sysroot;
 use clap::Args;
 
 use super::{App, FetchArgs, FinishArgs, PackageArgs, StaterootArg, Transaction, package_changes, transaction_options};
@@ -65,14 +66,17 @@ const CONTAINER_PREFIXES: &[&str] = &[
     "ostree-image-signed:",
     "ostree-remote-registry:",
     "ostree-remote-image:",
-    // What other tools call them by.
     "docker://",
-    "docker:",
-    "registry:",
-    "containers-storage:",
-    "oci:",
-    "oci-archive:",
 ];
+
+/// What other tools call them by. A remote may have such a name as well.
+const TRANSPORTS: &[&str] = &["docker", "registry", "containers-storage", "oci", "oci-archive"];
+
+/// `remote`: whether there is one of that name.
+fn is_container_image(refspec: &str, remote: impl Fn(&str) -> bool) -> bool {
+    CONTAINER_PREFIXES.iter().any(|p| refspec.starts_with(p))
+        || refspec.split_once(':').is_some_and(|(name, _)| TRANSPORTS.contains(&name) && !remote(name))
+}
 
 pub(crate) fn run(app: &App, args: RebaseArgs) -> Result<ExitCode, Failure> {
     let refspec = args.refspec.unwrap_or_default();
@@ -83,7 +87,9 @@ pub(crate) fn run(app: &App, args: RebaseArgs) -> Result<ExitCode, Failure> {
     if !refspec.is_empty() && (args.branch.is_some() || args.remote.is_some()) {
         return usage("Cannot specify both REFSPEC and --branch/--remote");
     }
-    if CONTAINER_PREFIXES.iter().any(|p| refspec.starts_with(p)) {
+    let remote =
+        |name: &str| app.sysroot().and_then(|path| Sysroot::open(&path)).is_ok_and(|s| s.repo().has_remote(name));
+    if is_container_image(&refspec, remote) {
         return Err(Error::usage(format!(
             "Container images are not available in this version as an origin: {refspec}"
         ))
@@ -119,4 +125,23 @@ pub(crate) fn run(app: &App, args: RebaseArgs) -> Result<ExitCode, Failure> {
             ..Transaction::default()
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_of_containers_and_remotes_of_such_names() {
+        for always in ["ostree-unverified-registry:quay.example/x", "docker://quay.example/x"] {
+            assert!(is_container_image(always, |_| true), "{always}");
+        }
+        for either in ["registry:quay.example/x", "docker:x", "oci:/x", "oci-archive:x.tar", "containers-storage:x"] {
+            assert!(is_container_image(either, |_| false), "{either}");
+            assert!(!is_container_image(either, |name| either.starts_with(name)), "{either}");
+        }
+        for never in ["debian:debian/13", "ocis:x", "registry", "/srv/oci:x"] {
+            assert!(!is_container_image(never, |_| false), "{never}");
+        }
+    }
 }

@@ -80,9 +80,13 @@ impl PackageRequest {
             let refusal = bad(
                 "a package name has at least two characters out of a-z 0-9 + - . and starts with a letter or digit",
             );
-            // Names of other distributions have capitals (NetworkManager).
-            let lower = name.to_ascii_lowercase();
-            return if valid(&lower) { refusal.map_err(|e| e.hint(format!("Did you mean {lower}?"))) } else { refusal };
+            // Names of other distributions have capitals (NetworkManager), which are the beginnings of words here, or nothing.
+            let (lower, words) = (name.to_ascii_lowercase(), in_words(name));
+            if !valid(&lower) {
+                return refusal;
+            }
+            let meant = if words == lower { lower } else { format!("{words} or {lower}") };
+            return refusal.map_err(|e| e.hint(format!("Did you mean {meant}?")));
         }
         Ok(Self { name: name.to_owned(), arch, selector })
     }
@@ -94,6 +98,19 @@ impl PackageRequest {
             None => self.name.clone(),
         }
     }
+}
+
+/// `NetworkManager` as `network-manager`.
+fn in_words(name: &str) -> String {
+    let (mut words, mut small) = (String::new(), false);
+    for c in name.chars() {
+        if small && c.is_ascii_uppercase() {
+            words.push('-');
+        }
+        words.push(c.to_ascii_lowercase());
+        small = c.is_ascii_lowercase();
+    }
+    words
 }
 
 impl fmt::Display for PackageRequest {
@@ -142,7 +159,9 @@ mod tests {
             assert!(PackageRequest::parse(text).is_err(), "{text}");
         }
         let hints = |text: &str| PackageRequest::parse(text).unwrap_err().hints;
-        assert_eq!(hints("NetworkManager=1"), ["Did you mean networkmanager?"]);
+        assert_eq!(hints("NetworkManager=1"), ["Did you mean network-manager or networkmanager?"]);
+        assert_eq!(hints("PyYAML"), ["Did you mean py-yaml or pyyaml?"]);
+        assert_eq!(hints("GTK"), ["Did you mean gtk?"]);
         assert_eq!(hints("_X"), [""; 0]);
     }
 }

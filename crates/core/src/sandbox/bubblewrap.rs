@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 use super::{RunOutput, Sandbox, SandboxSpec};
 use crate::error::{Context, Error, Result};
 
+/// What the variable `container` says in the jail.
+pub const CONTAINER: &str = "apt-ostree";
+
 /// The environment of every run. Why each: debconf(7), systemd (`SYSTEMD_OFFLINE` makes systemctl work on files),
 /// kernel packages (`INITRD=No` in their hooks), Debian's py3compile (a set `SOURCE_DATE_EPOCH` makes
 /// hash-based .pyc files, which survive libostree's mtime 0).
@@ -27,7 +30,7 @@ pub const BASE_ENVIRONMENT: &[(&str, &str)] = &[
     ("SYSTEMD_OFFLINE", "1"),
     ("INITRD", "No"),
     ("SOURCE_DATE_EPOCH", "0"),
-    ("container", "apt-ostree"),
+    ("container", CONTAINER),
 ];
 
 /// How many lines of output an error carries.
