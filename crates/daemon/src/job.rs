@@ -104,10 +104,10 @@ impl Given {
         let Some(list) = self.get::<&Array<'_>>(key, "a list of files")? else { return Ok(Vec::new()) };
         let file = |value: &Value<'_>| match value {
             Value::Fd(fd) => foreign::behind(fd),
-            _ => None,
+            _ => Ok(None),
         };
         let wrong = || Refusal::invalid(format!("Option '{key}' is not a list of files"));
-        list.iter().map(|value| file(value).ok_or_else(wrong)).collect()
+        list.iter().map(|value| file(value)?.ok_or_else(wrong)).collect()
     }
 }
 

@@ -399,7 +399,7 @@ impl Daemon {
         self: &Arc<Self>,
         transaction: &Arc<Transaction>,
         job: Job,
-        listener: tokio::net::UnixListener,
+        listener: transaction::Listener,
         mut vanished: broadcast::Receiver<String>,
     ) {
         let accept = tokio::spawn(transaction::accept(transaction.clone(), listener));
