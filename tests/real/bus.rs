@@ -604,6 +604,8 @@ fn bad_input_is_refused_by_name() {
             "Invalid automatic update mode 'often'",
         ),
         (OS, "OS", "GetDeploymentBootConfig", vec!["sb", "nothing", "false"], "Deployment with id 'nothing' not found"),
+        (OS, "OS", "GetDeploymentBootConfig", vec!["sb", &long, "false"], "longer than"),
+        (OS, "OS", "GetDeploymentsRpmDiff", vec!["ss", "", "a\nb"], "has control characters"),
         (OS, "OS", "ModifyYumRepo", vec!["sa{ss}", "x", "0"], "'enabled' is missing"),
         (SYSROOT, manager, "Execute", vec!["sah", "nonsense", "0"], "The request is not understood"),
         (
