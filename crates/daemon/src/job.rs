@@ -503,9 +503,7 @@ fn title(method: &str, verb: &Verb, options: &apt_ostree_core::operation::Option
         Verb::ApplyLive(_) => "apply-live",
         Verb::RefreshMd { force: true } => "refresh-md (force)",
         Verb::RefreshMd { force: false } => "refresh-md",
-        Verb::ModifySource { id, enabled } => {
-            return format!("{} the apt source {id}", if *enabled { "enable" } else { "disable" });
-        }
+        Verb::ModifySource { .. } => "modify-yum-repo",
         _ => method,
     };
     let mut title = name.to_owned();
@@ -655,6 +653,9 @@ mod tests {
     fn requests_of_our_own_client() {
         let good = r#"{"sysroot":"/etc","stateroot":null,"verb":"rebase","refspec":"kit:kit/debian","options":{"reboot":false}}"#;
         check(&of_request(good, Vec::new(), Path::new("/")).unwrap());
+        let source = r#"{"sysroot":"/","stateroot":null,"verb":"modify-source","id":"x","enabled":true}"#;
+        let job = of_request(source, Vec::new(), Path::new("/")).unwrap();
+        assert_eq!((job.method, job.title.as_str()), ("ModifyYumRepo", "modify-yum-repo"));
         let words = [
             "\"/srv/repo:x\"",
             "\"ostree:///srv/repo:x\"",
