@@ -479,6 +479,13 @@ pub(crate) fn actions(verb: &Verb) -> BTreeSet<Action> {
     actions
 }
 
+/// Method and title of a transaction that is made without the service; `None`: it changes no system.
+pub fn names(request: &Request) -> Option<(&'static str, String)> {
+    let method = method_of(&request.verb).ok()?;
+    let line = &request.options.command_line;
+    Some((method, if line.is_empty() { title(method, &request.verb, &request.options) } else { line.clone() }))
+}
+
 /// rpm-ostree's titles of transactions that have no command line.
 fn title(method: &str, verb: &Verb, options: &apt_ostree_core::operation::Options) -> String {
     let changes = match verb {

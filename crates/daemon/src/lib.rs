@@ -26,6 +26,8 @@ mod watch;
 mod wire;
 mod worker;
 
+pub use job::names;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
