@@ -521,7 +521,7 @@ impl Daemon {
                 title: transaction.title.clone(),
             });
             let done = worker::run(&self.program, request, unit.as_ref(), transaction.cancelled(), |line| {
-                transaction.tell(&line)
+                transaction.tell(&line);
             })
             .await?;
             let lines = [report.lines, done.lines].concat();
