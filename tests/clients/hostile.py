@@ -7,6 +7,7 @@
     hostile.py polkit BUS   is polkit, and never answers
     hostile.py calls BUS    large calls that wait for that; says how many were refused and how
     hostile.py files BUS    open files that take long to close, where whoever closes them waits for that
+    hostile.py held BUS     files in calls that wait for polkit; says how the one is refused that brings too many
     hostile.py rights SOCKET  the same to a transaction: with a handshake, unread after it, and on connections that are not let in"""
 import array
 import os
@@ -226,6 +227,31 @@ def files():
     sys.stdin.read()
 
 
+def held():
+    """64 files in each of five calls; stays until its stdin ends."""
+    connection, loop = message_bus(), GLib.MainLoop()
+    names = ",".join(f'"{number}.deb"' for number in range(64))
+    request = f'{{"sysroot":"/","stateroot":null,"verb":"pkg-change","changes":{{"install_local":[{names}]}}}}'
+
+    def answered(connection, result):
+        try:
+            connection.call_with_unix_fd_list_finish(result)
+            raise SystemExit("a call was allowed")
+        except GLib.Error as error:
+            say(error.message)
+        loop.quit()
+
+    for _ in range(5):
+        passed = Gio.UnixFDList.new()
+        with open("/dev/null", "rb") as file:
+            handles = [passed.append(file.fileno()) for _ in range(64)]
+        connection.call_with_unix_fd_list(
+            NAME, SYSROOT, "org.debian.aptostree1.Manager", "Execute", GLib.Variant("(sah)", (request, handles)), None,
+            Gio.DBusCallFlags.NONE, GLib.MAXINT, passed, None, answered)
+    loop.run()
+    sys.stdin.read()
+
+
 def rights():
     """Says `passed` when they are on their way, with the service stopped until then; stays until its stdin ends."""
     server, unread, peers = socket.create_server(("127.0.0.1", 0)), [], []
@@ -246,4 +272,4 @@ def rights():
     sys.stdin.read()
 
 
-{"bus": bus, "peer": peers, "polkit": polkit, "calls": calls, "files": files, "rights": rights}[what]()
+{"bus": bus, "peer": peers, "polkit": polkit, "calls": calls, "files": files, "held": held, "rights": rights}[what]()

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::{Bus, HOSTILE, OS, SYSROOT, stranger, wait_for};
 use crate::bases::TREE;
-use crate::world::World;
+use crate::world::{World, small};
 
 /// The most memory that the service had so far, in KiB, as the kernel counts it.
 fn peak(bus: &Bus) -> u64 {
@@ -70,6 +70,35 @@ fn files_that_take_long_to_close_hold_nothing_up() {
     };
     wait_for("the files to be closed", || closing() == 0);
     hostile.kill();
+    bus.done();
+}
+
+#[test]
+fn files_are_counted_by_user() {
+    let bus = Bus::new(World::new(), &[]);
+    let mut polkit = stranger(0, HOSTILE, &["polkit", &bus.address]);
+    assert_eq!(polkit.line(), "ready");
+    let said = "GDBus.Error:org.freedesktop.DBus.Error.LimitsExceeded: Too many files of this user";
+    let mut first = stranger(65534, HOSTILE, &["held", &bus.address]);
+    first.until(said);
+    // Four calls wait. Another user has as many, and root's files come.
+    let mut second = stranger(1, HOSTILE, &["held", &bus.address]);
+    second.until(said);
+    (0..8).for_each(|_| assert_eq!(polkit.line(), "asked"));
+    let deb = bus.world.local(&small("kit-local", "1.0"));
+    let arguments = "({'install-local-packages': <[handle 0]>}, {'no-pull-base': <true>})";
+    let install = ["start", "UpdateDeployment", "(a{sv}a{sv})", arguments, &deb.to_string_lossy()];
+    bus.client(&[&[bus.address.as_str()][..], &install].concat()).end().exits(0);
+    assert_eq!(bus.world.installed(0, "kit-local").as_deref(), Some("1.0"));
+    // Who leaves takes his files along.
+    first.kill();
+    (0..4).for_each(|_| assert_eq!(polkit.line(), "taken back"));
+    let mut again = stranger(65534, HOSTILE, &["held", &bus.address]);
+    again.until(said);
+    (0..4).for_each(|_| assert_eq!(polkit.line(), "asked"));
+    for client in [again, second, polkit] {
+        client.kill();
+    }
     bus.done();
 }
 
