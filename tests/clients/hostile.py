@@ -6,7 +6,9 @@
                             those that were let in, keeps one that never calls anything, and says `closed` when it is closed
     hostile.py polkit BUS   is polkit, and never answers
     hostile.py calls BUS    large calls that wait for that; says how many were refused and how
-    hostile.py files BUS    open files that nobody can close without waiting"""
+    hostile.py files BUS    open files that take long to close, where whoever closes them waits for that
+    hostile.py held BUS     files in calls that wait for polkit; says how the one is refused that brings too many
+    hostile.py rights SOCKET  the same to a transaction: with a handshake, unread after it, and on connections that are not let in"""
 import array
 import os
 import socket
@@ -183,20 +185,34 @@ def is_open(file):
     return False
 
 
+def lingering(server, unread):
+    """A connection that takes five minutes to close, as nobody reads what it has sent."""
+    sender = socket.create_connection(server.getsockname())
+    unread.append(server.accept()[0])
+    sender.setblocking(False)
+    try:
+        while True:
+            sender.send(bytes(65536))
+    except BlockingIOError:
+        pass
+    sender.setblocking(True)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 300))
+    return sender
+
+
+def give_away(sender):
+    """Whoever closes it last waits; this is not to be it."""
+    file = os.readlink(f"/proc/self/fd/{sender.fileno()}")
+    sender.close()
+    while is_open(file):
+        time.sleep(0.01)
+
+
 def files():
-    """Passes connections that take five minutes to close, as nobody reads what they have sent; stays until its stdin ends."""
+    """Passes them in calls; stays until its stdin ends."""
     connection, server, unread = message_bus(), socket.create_server(("127.0.0.1", 0)), []
     for method in ["Execute", "Nothing"]:
-        sender = socket.create_connection(server.getsockname())
-        unread.append(server.accept()[0])
-        sender.setblocking(False)
-        try:
-            while True:
-                sender.send(bytes(65536))
-        except BlockingIOError:
-            pass
-        sender.setblocking(True)
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 300))
+        sender = lingering(server, unread)
         passed = Gio.UnixFDList.new()
         request = '{"sysroot":"/","stateroot":null,"verb":"pkg-change","changes":{"install_local":["a.deb"]}}'
         call = Gio.DBusMessage.new_method_call(NAME, SYSROOT, "org.debian.aptostree1.Manager", method)
@@ -205,14 +221,55 @@ def files():
         call.set_flags(Gio.DBusMessageFlags.NO_REPLY_EXPECTED)
         connection.send_message(call, Gio.DBusSendMessageFlags.NONE)
         connection.flush_sync(None)
-        file = os.readlink(f"/proc/self/fd/{sender.fileno()}")
         del call, passed
-        sender.close()
-        # Whoever closes it last waits; this is not to be it.
-        while is_open(file):
-            time.sleep(0.01)
+        give_away(sender)
     say("passed")
     sys.stdin.read()
 
 
-{"bus": bus, "peer": peers, "polkit": polkit, "calls": calls, "files": files}[what]()
+def held():
+    """64 files in each of five calls; stays until its stdin ends."""
+    connection, loop = message_bus(), GLib.MainLoop()
+    names = ",".join(f'"{number}.deb"' for number in range(64))
+    request = f'{{"sysroot":"/","stateroot":null,"verb":"pkg-change","changes":{{"install_local":[{names}]}}}}'
+
+    def answered(connection, result):
+        try:
+            connection.call_with_unix_fd_list_finish(result)
+            raise SystemExit("a call was allowed")
+        except GLib.Error as error:
+            say(error.message)
+        loop.quit()
+
+    for _ in range(5):
+        passed = Gio.UnixFDList.new()
+        with open("/dev/null", "rb") as file:
+            handles = [passed.append(file.fileno()) for _ in range(64)]
+        connection.call_with_unix_fd_list(
+            NAME, SYSROOT, "org.debian.aptostree1.Manager", "Execute", GLib.Variant("(sah)", (request, handles)), None,
+            Gio.DBusCallFlags.NONE, GLib.MAXINT, passed, None, answered)
+    loop.run()
+    sys.stdin.read()
+
+
+def rights():
+    """Says `passed` when they are on their way, with the service stopped until then; stays until its stdin ends."""
+    server, unread, peers = socket.create_server(("127.0.0.1", 0)), [], []
+
+    def send(peer, first):
+        for data in first:
+            sender = lingering(server, unread)
+            peer.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sender.fileno()]))])
+            give_away(sender)
+        peers.append(peer)
+
+    for first in [[b"\0"], [b"\0AUTH EXTERNAL 30\r\n", b"x"], [b"x", b"x"]]:
+        send(connect(), first)
+    # More than one user may have.
+    for _ in range(4):
+        send(connect(), [b"\0"])
+    say("passed")
+    sys.stdin.read()
+
+
+{"bus": bus, "peer": peers, "polkit": polkit, "calls": calls, "files": files, "held": held, "rights": rights}[what]()

@@ -64,6 +64,7 @@ impl Bus {
                 "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN\" \
                  \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">\
                  <busconfig><type>system</type><listen>{address}</listen><auth>EXTERNAL</auth>\
+                 <limit name=\"max_message_unix_fds\">64</limit>\
                  <policy context=\"default\"><allow user=\"*\"/><allow own=\"*\"/><allow send_type=\"method_call\"/>\
                  <allow send_type=\"signal\"/><allow send_requested_reply=\"true\"/><allow receive_type=\"method_call\"/>\
                  <allow receive_type=\"method_return\"/><allow receive_type=\"error\"/><allow receive_type=\"signal\"/></policy>\
@@ -604,6 +605,8 @@ fn bad_input_is_refused_by_name() {
             "Invalid automatic update mode 'often'",
         ),
         (OS, "OS", "GetDeploymentBootConfig", vec!["sb", "nothing", "false"], "Deployment with id 'nothing' not found"),
+        (OS, "OS", "GetDeploymentBootConfig", vec!["sb", &long, "false"], "longer than"),
+        (OS, "OS", "GetDeploymentsRpmDiff", vec!["ss", "", "a\nb"], "has control characters"),
         (OS, "OS", "ModifyYumRepo", vec!["sa{ss}", "x", "0"], "'enabled' is missing"),
         (SYSROOT, manager, "Execute", vec!["sah", "nonsense", "0"], "The request is not understood"),
         (

@@ -7,10 +7,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use apt_ostree_core::last_transaction::LastTransaction;
 use apt_ostree_core::operation::interruption;
 use apt_ostree_core::operation::{Line, Report, Request, Verb, disk_image};
 use apt_ostree_core::{Context, Error, ErrorKind, Result};
@@ -45,7 +47,21 @@ pub(crate) fn run(request: &Request, terminal: &Terminal) -> Result<Report> {
             _ => interruption::clean_sysroot(&request.sysroot),
         };
     }
+    remember(request, &outcome);
     outcome
+}
+
+/// What `status` told of the last transaction of the service is true no more. A sysroot that no service told anything of is left as it is,
+/// but for the running system.
+fn remember(request: &Request, outcome: &Result<Report>) {
+    let root = &request.sysroot;
+    let Some((method, title)) = apt_ostree_daemon::names(request) else { return };
+    let has_begun = outcome.as_ref().err().is_none_or(|e| e.kind != ErrorKind::Busy);
+    if has_begun && (root == Path::new("/") || LastTransaction::read(root).is_some()) {
+        let initiator = format!("client(id:cli uid:{})", rustix::process::getuid().as_raw());
+        // The outcome is the news, and it is told at once.
+        let _ = LastTransaction::new(method, &title, &initiator, outcome.as_ref().map(drop)).write(root);
+    }
 }
 
 /// Runs a program that speaks the worker's protocol. Also says whether it answered: false when it was killed or died.

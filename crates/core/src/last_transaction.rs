@@ -1,6 +1,6 @@
-//! How the last transaction of the service ended: for `status`, also when the service has long ended. Forgotten with the next start.
+//! How the last transaction ended: for `status`, also when the service has long ended. Forgotten with the next start.
 //!
-//! `run/apt-ostree/last-transaction.json`, written whole or not at all by the service, for everybody to read.
+//! `run/apt-ostree/last-transaction.json`, written whole or not at all by whoever started the worker, for everybody to read.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

@@ -98,14 +98,15 @@ async fn check(
     let id = format!("question-{}", QUESTION.fetch_add(1, Ordering::Relaxed));
     let (details, flags) = (HashMap::new(), CheckAuthorizationFlags::AllowUserInteraction.into());
     tokio::select! {
-        answer = authority.check_authorization(subject, action.id(), &details, flags, &id) => {
-            Ok(answer?.is_authorized)
-        }
+        biased;
         () = gone => {
             if let Err(e) = authority.cancel_check_authorization(&id).await {
                 journal::warning(&format!("polkit still asks: {e}"));
             }
             Ok(false)
+        }
+        answer = authority.check_authorization(subject, action.id(), &details, flags, &id) => {
+            Ok(answer?.is_authorized)
         }
     }
 }

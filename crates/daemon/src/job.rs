@@ -104,10 +104,10 @@ impl Given {
         let Some(list) = self.get::<&Array<'_>>(key, "a list of files")? else { return Ok(Vec::new()) };
         let file = |value: &Value<'_>| match value {
             Value::Fd(fd) => foreign::behind(fd),
-            _ => None,
+            _ => Ok(None),
         };
         let wrong = || Refusal::invalid(format!("Option '{key}' is not a list of files"));
-        list.iter().map(|value| file(value).ok_or_else(wrong)).collect()
+        list.iter().map(|value| file(value)?.ok_or_else(wrong)).collect()
     }
 }
 
@@ -479,6 +479,13 @@ pub(crate) fn actions(verb: &Verb) -> BTreeSet<Action> {
     actions
 }
 
+/// Method and title of a transaction that is made without the service; `None`: it changes no system.
+pub fn names(request: &Request) -> Option<(&'static str, String)> {
+    let method = method_of(&request.verb).ok()?;
+    let line = &request.options.command_line;
+    Some((method, if line.is_empty() { title(method, &request.verb, &request.options) } else { line.clone() }))
+}
+
 /// rpm-ostree's titles of transactions that have no command line.
 fn title(method: &str, verb: &Verb, options: &apt_ostree_core::operation::Options) -> String {
     let changes = match verb {
@@ -503,9 +510,7 @@ fn title(method: &str, verb: &Verb, options: &apt_ostree_core::operation::Option
         Verb::ApplyLive(_) => "apply-live",
         Verb::RefreshMd { force: true } => "refresh-md (force)",
         Verb::RefreshMd { force: false } => "refresh-md",
-        Verb::ModifySource { id, enabled } => {
-            return format!("{} the apt source {id}", if *enabled { "enable" } else { "disable" });
-        }
+        Verb::ModifySource { .. } => "modify-yum-repo",
         _ => method,
     };
     let mut title = name.to_owned();
@@ -655,6 +660,9 @@ mod tests {
     fn requests_of_our_own_client() {
         let good = r#"{"sysroot":"/etc","stateroot":null,"verb":"rebase","refspec":"kit:kit/debian","options":{"reboot":false}}"#;
         check(&of_request(good, Vec::new(), Path::new("/")).unwrap());
+        let source = r#"{"sysroot":"/","stateroot":null,"verb":"modify-source","id":"x","enabled":true}"#;
+        let job = of_request(source, Vec::new(), Path::new("/")).unwrap();
+        assert_eq!((job.method, job.title.as_str()), ("ModifyYumRepo", "modify-yum-repo"));
         let words = [
             "\"/srv/repo:x\"",
             "\"ostree:///srv/repo:x\"",

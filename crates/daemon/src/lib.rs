@@ -26,6 +26,8 @@ mod watch;
 mod wire;
 mod worker;
 
+pub use job::names;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,9 @@ const RUNTIME: &str = "/var/cache/apt-ostree";
 
 /// A call that is on its way while the name is given back still gets its answer.
 const DRAIN: Duration = Duration::from_millis(200);
+
+/// A machine that has just started is busy, and without a first reading there is no service. Below the unit's `TimeoutStartSec=`.
+const FIRST_READING: Duration = Duration::from_secs(240);
 
 /// What `start-daemon` is told.
 #[derive(Debug)]
@@ -77,7 +82,7 @@ async fn run(options: &Options) -> Result<()> {
         journal::warning(&format!("The settings are those of a system without any: {e}"));
     }
     objects::serve(&daemon).await.map_err(|e| on_bus("Making the objects", &e))?;
-    daemon.reload().await?;
+    daemon.reload_within(FIRST_READING).await?;
     // The name comes last: whoever sees it gets answers.
     let reply = bus
         .request_name_with_flags(apt_ostree_bus::NAME, RequestNameFlags::DoNotQueue.into())

@@ -27,7 +27,7 @@ impl Manager {
     ) -> Result<String, Refusal> {
         let unknown = || Refusal::invalid("The files of the request did not come");
         let files: Vec<_> =
-            files.iter().map(|file| foreign::behind(file).ok_or_else(unknown)).collect::<Result<_, _>>()?;
+            files.iter().map(|file| foreign::behind(file)?.ok_or_else(unknown)).collect::<Result<_, _>>()?;
         let job = job::of_request(&request, files, &self.0.sysroot)?;
         drop(request);
         let entered = self.0.enter(connection, &header).await?;

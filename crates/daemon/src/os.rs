@@ -266,6 +266,7 @@ impl Os {
         deployid: String,
         is_pending: bool,
     ) -> Result<Dict, Refusal> {
+        let deployid = checked(&deployid)?;
         let _entered = self.daemon.enter(connection, &header).await?;
         question::boot_config(&self.daemon, &self.name, &deployid, is_pending).await
     }
@@ -334,6 +335,7 @@ impl Os {
         deployid0: String,
         deployid1: String,
     ) -> Result<Vec<DiffEntry>, Refusal> {
+        let (deployid0, deployid1) = (checked(&deployid0)?, checked(&deployid1)?);
         let _call = self.may(connection, &header, "GetDeploymentsRpmDiff", Action::RepoRefresh).await?;
         question::deployments_diff(&self.daemon, &self.name, &deployid0, &deployid1).await
     }

@@ -21,7 +21,7 @@ use crate::state::Daemon;
 use crate::wire;
 
 /// Much more than any of them takes; a disk that hangs must not hold up the service for ever.
-const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What `apt-ostree internals answer` reads from its stdin. It writes the answer, or the error, as JSON (see [`Reply`]).
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,14 +66,25 @@ pub enum Reply<T> {
 
 /// Asks, whoever else is asking.
 pub(crate) async fn ask<T: DeserializeOwned>(program: &Path, sysroot: &Path, question: &Question) -> Result<T> {
+    ask_within(program, sysroot, question, TIMEOUT).await
+}
+
+pub(crate) async fn ask_within<T: DeserializeOwned>(
+    program: &Path,
+    sysroot: &Path,
+    question: &Question,
+    timeout: Duration,
+) -> Result<T> {
     let document = serde_json::to_vec(question).context(|| "Writing a question")?;
     let mut command = Command::new(program);
     command.arg(format!("--sysroot={}", sysroot.display())).args(["internals", "answer"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().context(|| format!("Starting {}", program.display()))?;
-    // A process that is gone already says why by its exit status.
-    let _ = child.stdin.take().expect("stdin is piped").write_all(&document).await;
-    let output = tokio::time::timeout(TIMEOUT, child.wait_with_output())
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    // A process that is gone already says why by its exit status. Both at once, as it need not read before it writes.
+    let both =
+        async { tokio::join!(async move { drop(stdin.write_all(&document).await) }, child.wait_with_output()).1 };
+    let output = tokio::time::timeout(timeout, both)
         .await
         .map_err(|_| Error::failed("Reading the system takes too long"))?
         .context(|| "Waiting for the process that reads the system")?;
@@ -126,4 +137,36 @@ pub(crate) async fn revision_diff(
     let (stateroot, revision) = (stateroot.to_owned(), revision.to_owned());
     let difference: Difference = ask_in_turn(daemon, &Question::RevisionDiff { stateroot, revision }).await?;
     Ok((wire::package_diff(&difference.packages), wire::update(&Json::Object(difference.target))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_process_need_not_read_before_it_writes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ask = |text: &str, timeout: Duration| {
+            let program = dir.path().join("program");
+            // Not written by this process, as another thread could start one meanwhile, which would have it open.
+            let script = format!("#!/bin/sh\n{text}\n");
+            let mut sh = std::process::Command::new("sh");
+            let done = sh.args(["-c", "printf %s \"$1\" > \"$2\"", "sh", &script]).arg(&program).status().expect("sh");
+            assert!(done.success());
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("own file");
+            let question = Question::Sources { stateroot: "x".repeat(1 << 20) };
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime")
+                .block_on(ask_within::<u32>(&program, Path::new("/"), &question, timeout))
+        };
+        let spaces = "head -c 1000000 /dev/zero | tr '\\0' ' '";
+        assert_eq!(ask(&format!("{spaces}; cat > /dev/null; echo '{{\"answer\":7}}'"), TIMEOUT).ok(), Some(7));
+        // One that never reads ends with the time.
+        let error = ask("exec sleep 3600", Duration::from_millis(100)).expect_err("no answer");
+        assert!(error.to_string().contains("takes too long"), "{error}");
+    }
 }

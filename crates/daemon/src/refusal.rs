@@ -21,6 +21,11 @@ impl Refusal {
         Self { name, text: text.into() }
     }
 
+    #[cfg(test)]
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(crate) fn failed(text: impl Into<String>) -> Self {
         Self::new(errors::FAILED, text)
     }

@@ -3,6 +3,7 @@
 //! Lock rules: every lock here is held for a moment and never across an `await`.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,8 @@ use crate::{journal, launch, wire, worker};
 
 /// A transaction that nobody starts does not keep others out for longer.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// A reading of the sysroot that fails for want of something, as of memory or processes, is tried again after so long each.
+const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 /// How long clients may stay connected after the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -107,7 +110,7 @@ impl Call {
 
     /// Returns when the caller of that unique name has left the bus.
     pub(crate) async fn gone(&mut self, name: &str) {
-        left(&mut self.vanished, name).await;
+        left(&mut self.vanished, name, || is_on(&self.daemon.bus, name)).await;
     }
 }
 
@@ -127,15 +130,75 @@ impl Drop for Call {
     }
 }
 
-/// Waits for a unique name to leave the bus; for ever, if nobody would tell.
-async fn left(vanished: &mut broadcast::Receiver<String>, name: &str) {
+/// Whether a unique name is on the bus, as far as the bus tells.
+async fn is_on(bus: &Connection, name: &str) -> bool {
+    let Ok(name) = zbus::names::BusName::try_from(name) else { return true };
+    let Ok(bus) = zbus::fdo::DBusProxy::new(bus).await else { return true };
+    bus.name_has_owner(name).await.unwrap_or(true)
+}
+
+/// Waits for a unique name to leave the bus; for ever, if nobody would tell. `is_there` says whether it still is, after so many left at
+/// once that some were missed.
+async fn left<F: Future<Output = bool>>(
+    vanished: &mut broadcast::Receiver<String>,
+    name: &str,
+    is_there: impl Fn() -> F,
+) {
     loop {
         match vanished.recv().await {
             Ok(gone) if gone == name => return,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                if !is_there().await {
+                    return;
+                }
+            }
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-            _ => {}
         }
     }
+}
+
+/// Work that is done once at a time, for all who asked for it before it began.
+#[derive(Debug)]
+struct Shared<T> {
+    begun: AtomicU64,
+    /// What came of the one with that number.
+    last: tokio::sync::Mutex<Option<(u64, T)>>,
+}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self { begun: AtomicU64::new(0), last: tokio::sync::Mutex::new(None) }
+    }
+}
+
+impl<T: Clone> Shared<T> {
+    /// Does it, unless another began it after this call and has done it.
+    async fn run(&self, work: impl Future<Output = T>) -> T {
+        let before = self.begun.load(Ordering::Relaxed);
+        let mut last = self.last.lock().await;
+        if let Some((number, outcome)) = &*last {
+            if *number > before {
+                return outcome.clone();
+            }
+        }
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        let outcome = work.await;
+        *last = Some((number, outcome.clone()));
+        outcome
+    }
+}
+
+/// Tries again after each of these times.
+async fn surely<T, F: Future<Output = Result<T>>>(again: &[Duration], work: impl Fn() -> F) -> Result<T> {
+    for pause in again {
+        match work().await {
+            Ok(done) => return Ok(done),
+            Err(e) => journal::warning(&format!("Trying again in {} seconds: {e}", pause.as_secs())),
+        }
+        tokio::time::sleep(*pause).await;
+    }
+    work().await
 }
 
 /// Shared by all objects.
@@ -161,8 +224,9 @@ pub(crate) struct Daemon {
     serial: AtomicU64,
     /// Unique names that left the bus.
     pub(crate) vanished: broadcast::Sender<String>,
-    /// One reading of the sysroot after the other, so that the newest is what stays.
-    reloading: tokio::sync::Mutex<()>,
+    /// One reading of the sysroot after the other, so that the newest is what stays. Anybody may ask for one, and each is a process: those
+    /// who wait share the next.
+    readings: Shared<Result<()>>,
     /// Questions that start a process or read much: a few at a time, whoever asks.
     pub(crate) questions: tokio::sync::Semaphore,
     /// Calls that are being answered, polkit's dialogs among them.
@@ -197,7 +261,7 @@ impl Daemon {
             rebooting: AtomicBool::new(false),
             serial: AtomicU64::new(0),
             vanished: broadcast::Sender::new(64),
-            reloading: tokio::sync::Mutex::default(),
+            readings: Shared::default(),
             questions: Semaphore::new(2),
             calls: AtomicU64::new(0),
             users: Mutex::default(),
@@ -273,9 +337,13 @@ impl Daemon {
         lock(&self.clients).len()
     }
 
-    pub(crate) fn register(&self, name: &str, id: String) {
+    pub(crate) async fn register(&self, name: &str, id: String) {
         lock(&self.clients).insert(name.to_owned(), id);
         self.touch();
+        // It may have left before, and nobody would tell that again.
+        if !is_on(&self.bus, name).await {
+            self.unregister(name);
+        }
     }
 
     pub(crate) fn unregister(&self, name: &str) {
@@ -299,8 +367,16 @@ impl Daemon {
 
     /// Reads the sysroot again and tells the bus of what is different.
     pub(crate) async fn reload(self: &Arc<Self>) -> Result<()> {
-        let _one = self.reloading.lock().await;
-        let new = Arc::new(Snapshot::new(question::ask(&self.program, &self.sysroot, &Question::Sysroot).await?));
+        self.reload_within(question::TIMEOUT).await
+    }
+
+    pub(crate) async fn reload_within(self: &Arc<Self>, timeout: Duration) -> Result<()> {
+        self.readings.run(self.read(timeout)).await
+    }
+
+    async fn read(self: &Arc<Self>, timeout: Duration) -> Result<()> {
+        let sysroot = question::ask_within(&self.program, &self.sysroot, &Question::Sysroot, timeout).await?;
+        let new = Arc::new(Snapshot::new(sysroot));
         let old = std::mem::replace(&mut *lock(&self.snapshot), new.clone());
         if old.deployments != new.deployments || old.cached_update != new.cached_update {
             if !old.deployments.is_empty() && old.deployments != new.deployments {
@@ -399,22 +475,24 @@ impl Daemon {
         self: &Arc<Self>,
         transaction: &Arc<Transaction>,
         job: Job,
-        listener: tokio::net::UnixListener,
+        listener: transaction::Listener,
         mut vanished: broadcast::Receiver<String>,
     ) {
         let accept = tokio::spawn(transaction::accept(transaction.clone(), listener));
+        let caller = &transaction.caller.name;
         let why = tokio::select! {
             biased;
             () = transaction::raised(transaction.started()) => None,
             () = transaction::raised(transaction.cancelled()) => Some("Transaction cancelled"),
-            () = left(&mut vanished, &transaction.caller.name) => Some("client disconnected before calling Start; cancelling transaction"),
+            () = left(&mut vanished, caller, || is_on(&self.bus, caller)) => Some("client disconnected before calling Start; cancelling transaction"),
             () = tokio::time::sleep(START_TIMEOUT) => Some("client did not call Start in time; cancelling transaction"),
         };
         let outcome = match why {
             Some(why) => Err(Error::new(ErrorKind::Cancelled, why)),
             None => as_asked(&job, self.work(transaction, &job.requests).await),
         };
-        if let Err(e) = self.reload().await {
+        // Whoever is told the end reads the properties next.
+        if let Err(e) = surely(&AGAIN, || self.reload()).await {
             journal::warning(&format!("Reading the sysroot again: {e}"));
         }
         self.conclude(transaction, &outcome).await;
@@ -537,4 +615,68 @@ fn busy(running: &Transaction) -> Refusal {
             running.title
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+    }
+
+    #[test]
+    fn who_leaves_among_too_many_is_noticed() {
+        run(async {
+            let vanished = broadcast::Sender::new(1);
+            let mut receiver = vanished.subscribe();
+            for name in [":1.7", ":1.8", ":1.9"] {
+                let _ = vanished.send(name.to_owned());
+            }
+            left(&mut receiver, ":1.7", || async { false }).await;
+            // One that is still there is waited for.
+            let mut receiver = vanished.subscribe();
+            for name in [":1.8", ":1.9", ":1.7"] {
+                let _ = vanished.send(name.to_owned());
+            }
+            left(&mut receiver, ":1.7", || async { true }).await;
+        });
+    }
+
+    #[test]
+    fn who_waits_for_a_reading_shares_the_next() {
+        let (shared, count) = (Shared::default(), AtomicU64::new(0));
+        let read = || {
+            shared.run(async {
+                let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+                tokio::task::yield_now().await;
+                number
+            })
+        };
+        run(async {
+            let first = async {
+                let outcome = read().await;
+                (outcome, 1)
+            };
+            // These ask while the first is under way, which may have seen what was before.
+            let all = tokio::join!(first, read(), read(), read(), read());
+            assert_eq!(all, ((1, 1), 2, 2, 2, 2));
+            assert_eq!(read().await, 3);
+        });
+    }
+
+    #[test]
+    fn what_fails_once_is_tried_again() {
+        let count = AtomicU64::new(0);
+        let failing = |times: u64| {
+            count.store(0, Ordering::Relaxed);
+            let count = &count;
+            run(surely(&[Duration::ZERO; 2], move || async move {
+                let number = count.fetch_add(1, Ordering::Relaxed);
+                if number < times { Err(Error::failed("no memory")) } else { Ok(number) }
+            }))
+        };
+        assert_eq!((failing(0).ok(), failing(2).ok()), (Some(0), Some(2)));
+        assert!(failing(3).is_err());
+    }
 }

@@ -27,7 +27,7 @@ impl Sysroot {
         let id = Given(options).text("id")?.unwrap_or_else(|| "unknown".into());
         let (caller, mut call) = self.0.enter(connection, &header).await?;
         caller.may_register(connection, call.gone(&caller.name)).await?;
-        self.0.register(&caller.name, id);
+        self.0.register(&caller.name, id).await;
         Ok(())
     }
 

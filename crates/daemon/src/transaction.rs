@@ -6,6 +6,7 @@
 //! Each client has a place and a queue of its own (`queue`), and what it sends is limited (`limit`): none can hold anything up, or
 //! keep others out. It hears nothing before its `Start` but the end; then what it missed, then all.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,12 +15,14 @@ use apt_ostree_bus::{TRANSACTION, TRANSACTION_LINES, TRANSACTION_PATH};
 use apt_ostree_core::Result;
 use apt_ostree_core::event::Event;
 use apt_ostree_core::operation::{Line, Report};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::watch;
+use zbus::connection::Builder;
 use zbus::object_server::ResponseDispatchNotifier;
 use zbus::{Connection, Guid, interface};
 
 use crate::caller::{Caller, peer_may_cancel};
+use crate::foreign::{Foreign, NOBODY};
 use crate::job::Job;
 use crate::journal;
 use crate::limit::{self, End};
@@ -302,17 +305,26 @@ impl Transaction {
     }
 
     /// Makes the socket. What listened on that name before no longer does.
-    pub(crate) fn listen(&self) -> Result<UnixListener> {
+    pub(crate) fn listen(&self) -> Result<Listener> {
         use std::os::unix::fs::PermissionsExt;
         let _ = std::fs::remove_file(&self.socket);
         let listener = UnixListener::bind(&self.socket)?;
         std::fs::set_permissions(&self.socket, std::fs::Permissions::from_mode(0o666))?;
-        Ok(listener)
+        let last = Foreign::new(listener.as_fd().try_clone_to_owned()?, NOBODY);
+        Ok(Listener { inner: listener, _last: last })
     }
 
     pub(crate) fn remove_socket(&self) {
         let _ = std::fs::remove_file(&self.socket);
     }
+}
+
+/// Where clients connect. What the others have sent to it that were not let in yet is closed with it, so that is done elsewhere: the copy
+/// is the last one.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    inner: UnixListener,
+    _last: Foreign,
 }
 
 impl State {
@@ -361,15 +373,23 @@ pub(crate) fn fingerprint(job: &Job) -> String {
 }
 
 /// Takes clients until it is aborted.
-pub(crate) async fn accept(transaction: Arc<Transaction>, listener: UnixListener) {
+pub(crate) async fn accept(transaction: Arc<Transaction>, listener: Listener) {
     loop {
-        match listener.accept().await {
+        match listener.inner.accept().await {
             Ok((stream, _)) => {
-                let Ok(credentials) = stream.peer_cred() else { continue };
-                // Too many of one user: this one is closed at once.
-                let Some(seat) = transaction.admit(credentials.uid()) else { continue };
-                let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
-                tokio::spawn(serve(seat, stream, credentials.uid(), pid));
+                let Ok(credentials) = stream.peer_cred() else {
+                    limit::leave(stream, NOBODY);
+                    continue;
+                };
+                // Too many of one user.
+                let Some(seat) = transaction.admit(credentials.uid()) else {
+                    limit::leave(stream, credentials.uid());
+                    continue;
+                };
+                let (uid, pid) = (credentials.uid(), credentials.pid().and_then(|pid| u32::try_from(pid).ok()));
+                // Before anything can drop it.
+                let Ok(builder) = limit::peer(stream, uid, &seat.end) else { continue };
+                tokio::spawn(serve(seat, builder, uid, pid.unwrap_or_default()));
             }
             Err(e) => {
                 journal::warning(&format!("The socket of the transaction: {e}"));
@@ -380,23 +400,23 @@ pub(crate) async fn accept(transaction: Arc<Transaction>, listener: UnixListener
 }
 
 /// One client, until it leaves or has to.
-async fn serve(seat: Seat, stream: UnixStream, uid: u32, pid: u32) {
+async fn serve(seat: Seat, builder: Builder<'static>, uid: u32, pid: u32) {
     tokio::select! {
-        () = talk(&seat, stream, uid, pid) => {}
+        () = talk(&seat, builder, uid, pid) => {}
         () = seat.end.raised() => {}
         () = seat.transaction.closed.raised() => {}
     }
 }
 
-async fn talk(seat: &Seat, stream: UnixStream, uid: u32, pid: u32) {
+async fn talk(seat: &Seat, builder: Builder<'static>, uid: u32, pid: u32) {
     let peer = Peer { transaction: seat.transaction.clone(), number: seat.number, uid, pid, end: seat.end.clone() };
-    let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE, connect(stream, peer, &seat.end)).await else { return };
+    let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE, connect(builder, peer)).await else { return };
     journal::note(&format!("Process [pid: {pid} uid: {uid}] connected to transaction progress"));
     while emit(&connection, &*seat.signals.next().await).await.is_ok() {}
 }
 
-async fn connect(stream: UnixStream, peer: Peer, end: &End) -> zbus::Result<Connection> {
-    limit::peer(stream, peer.uid, end).server(Guid::generate())?.p2p().serve_at(TRANSACTION_PATH, peer)?.build().await
+async fn connect(builder: Builder<'static>, peer: Peer) -> zbus::Result<Connection> {
+    builder.server(Guid::generate())?.p2p().serve_at(TRANSACTION_PATH, peer)?.build().await
 }
 
 async fn emit(connection: &Connection, signal: &Signal) -> zbus::Result<()> {

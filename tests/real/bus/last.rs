@@ -53,5 +53,11 @@ fn a_failure_is_told_until_something_succeeds() {
     end(&mut bus);
     bus.world.sysroot.ok(&["status"]).never_says(&["LastTransaction"]);
     bus.world.sysroot.ok(&["status", "-v"]).says(&["LastTransaction: store install no-such succeeded ("]);
+
+    // Without the service as well.
+    bus.world.sysroot.run(&["install", "no-such"]).exits(1);
+    bus.world.sysroot.ok(&["status"]).says(&["LastTransaction: ", " failed: "]);
+    bus.world.sysroot.ok(&["cleanup", "-p"]);
+    bus.world.sysroot.ok(&["status"]).never_says(&["LastTransaction"]);
     bus.done();
 }

@@ -1,11 +1,12 @@
 //! What one user can make the service hold, and for how long.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::{Bus, HOSTILE, OS, SYSROOT, stranger, wait_for};
 use crate::bases::TREE;
-use crate::world::World;
+use crate::world::{World, small};
 
 /// The most memory that the service had so far, in KiB, as the kernel counts it.
 fn peak(bus: &Bus) -> u64 {
@@ -47,26 +48,80 @@ fn calls_that_wait_for_polkit_are_few_and_small() {
     bus.done();
 }
 
-#[test]
-fn files_that_cannot_be_closed_hold_nothing_up() {
-    let bus = Bus::new(World::new(), &[]);
+/// Stops and continues the service, so that it gets files when nobody else has them any more.
+fn signal(bus: &Bus, name: &str) {
     let id = bus.daemon.id().to_string();
-    let signal = |name: &str| assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
-    // It gets them when nobody else has them any more.
-    signal("-STOP");
+    assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
+}
+
+#[test]
+fn files_that_take_long_to_close_hold_nothing_up() {
+    let bus = Bus::new(World::new(), &[]);
+    signal(&bus, "-STOP");
     let mut hostile = stranger(65534, HOSTILE, &["files", &bus.address]);
     assert_eq!(hostile.line(), "passed");
-    signal("-CONT");
+    signal(&bus, "-CONT");
     bus.call(SYSROOT, "Sysroot", "GetOS", &["s", "debian"]).exits(0).says(&[OS]);
-    // They did come.
+    // Not even what closes them waits: the service has them no more, though they are as they were.
     let closing = || {
-        let threads = fs::read_dir(format!("/proc/{id}/task")).expect("a process").flatten();
+        let threads = fs::read_dir(format!("/proc/{}/task", bus.daemon.id())).expect("a process").flatten();
         let name = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
         threads.map(name).filter(|name| name == "close\n").count()
     };
-    wait_for("two files to be closed", || closing() == 2);
-    bus.call(SYSROOT, "Sysroot", "GetOS", &["s", "debian"]).exits(0).says(&[OS]);
+    wait_for("the files to be closed", || closing() == 0);
     hostile.kill();
-    wait_for("the end of that", || closing() == 0);
+    bus.done();
+}
+
+#[test]
+fn files_are_counted_by_user() {
+    let bus = Bus::new(World::new(), &[]);
+    let mut polkit = stranger(0, HOSTILE, &["polkit", &bus.address]);
+    assert_eq!(polkit.line(), "ready");
+    let said = "GDBus.Error:org.freedesktop.DBus.Error.LimitsExceeded: Too many files of this user";
+    let mut first = stranger(65534, HOSTILE, &["held", &bus.address]);
+    first.until(said);
+    // Four calls wait. Another user has as many, and root's files come.
+    let mut second = stranger(1, HOSTILE, &["held", &bus.address]);
+    second.until(said);
+    (0..8).for_each(|_| assert_eq!(polkit.line(), "asked"));
+    let deb = bus.world.local(&small("kit-local", "1.0"));
+    let arguments = "({'install-local-packages': <[handle 0]>}, {'no-pull-base': <true>})";
+    let install = ["start", "UpdateDeployment", "(a{sv}a{sv})", arguments, &deb.to_string_lossy()];
+    bus.client(&[&[bus.address.as_str()][..], &install].concat()).end().exits(0);
+    assert_eq!(bus.world.installed(0, "kit-local").as_deref(), Some("1.0"));
+    // Who leaves takes his files along.
+    first.kill();
+    (0..4).for_each(|_| assert_eq!(polkit.line(), "taken back"));
+    let mut again = stranger(65534, HOSTILE, &["held", &bus.address]);
+    again.until(said);
+    (0..4).for_each(|_| assert_eq!(polkit.line(), "asked"));
+    for client in [again, second, polkit] {
+        client.kill();
+    }
+    bus.done();
+}
+
+#[test]
+fn files_on_the_socket_of_a_transaction_hold_nothing_up() {
+    use std::os::unix::fs::PermissionsExt;
+    let bus = Bus::new(World::new(), &[]);
+    let (mut holder, address) = bus.begin("hold", "Cleanup", "(as)", "(['pending-deploy'],)");
+    assert_eq!(holder.line(), "connected");
+    let socket = PathBuf::from(address.strip_prefix("unix:path=").expect("a path"));
+    fs::set_permissions(socket.parent().expect("a directory"), fs::Permissions::from_mode(0o711))
+        .expect("own directory");
+    signal(&bus, "-STOP");
+    let mut hostile = stranger(65534, HOSTILE, &["rights", &socket.to_string_lossy()]);
+    assert_eq!(hostile.line(), "passed");
+    signal(&bus, "-CONT");
+    // The service answers while the other side keeps all of them; it did take the connections, as this one comes after them.
+    let mut client = bus.client(&[&address, "start"]);
+    assert_eq!(client.line(), "start true");
+    client.end().exits(0).says(&["Finished [true"]);
+    bus.call(SYSROOT, "Sysroot", "GetOS", &["s", "debian"]).exits(0).says(&[OS]);
+    holder.kill();
+    wait_for("the end", || bus.is_idle());
+    hostile.kill();
     bus.done();
 }
