@@ -4,18 +4,17 @@
 //! `<var of the stateroot>/cache/apt-ostree/cached-update.json`, written whole or not at all by the transaction that finds
 //! out, read by anybody. The keys and types are those of rpm-ostree's `cached-update` (`rpm-ostree-json.md` section 1.4).
 
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::model::advisory::Advisory;
 use crate::model::diff::{ChangeKind, PackageChange, PackageDiff};
 use crate::model::package::PackageId;
 use crate::model::version;
+use crate::record;
 use crate::repo::Repo;
 use crate::status::DeploymentStatus;
 use crate::sysroot::Sysroot;
@@ -177,16 +176,7 @@ pub fn store(sysroot: &Sysroot, stateroot: &str, update: Option<&CachedUpdate>) 
             _ => Ok(()),
         };
     };
-    let write = || -> Result<()> {
-        let directory = path.parent().ok_or_else(|| Error::failed("It has no directory"))?;
-        std::fs::create_dir_all(directory)?;
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        file.write_all(serde_json::to_string_pretty(update)?.as_bytes())?;
-        // Everybody may ask for the status.
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        file.persist(&path).map_err(|e| e.error)?;
-        Ok(())
-    };
+    let write = || record::write(&path, &serde_json::to_vec_pretty(update)?, false);
     write().context(|| format!("Writing {}", path.display()))
 }
 

@@ -2,13 +2,12 @@
 //!
 //! `run/apt-ostree/last-transaction.json`, written whole or not at all by whoever started the worker, for everybody to read.
 
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::record;
 
 const FILE: &str = "run/apt-ostree/last-transaction.json";
 
@@ -50,15 +49,7 @@ impl LastTransaction {
 
     pub fn write(&self, root: &Path) -> Result<()> {
         let path = root.join(FILE);
-        let write = || -> Result<()> {
-            let directory = path.parent().ok_or_else(|| Error::failed("It has no directory"))?;
-            std::fs::create_dir_all(directory)?;
-            let mut file = tempfile::NamedTempFile::new_in(directory)?;
-            file.write_all(&serde_json::to_vec(self)?)?;
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-            file.persist(&path).map_err(|e| e.error)?;
-            Ok(())
-        };
+        let write = || record::write(&path, &serde_json::to_vec(self)?, false);
         write().context(|| format!("Writing {}", path.display()))
     }
 
@@ -81,6 +72,8 @@ impl LastTransaction {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod operation;
 pub mod plan;
 pub mod query;
+mod record;
 pub mod repo;
 pub mod sandbox;
 pub mod settings;

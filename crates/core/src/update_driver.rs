@@ -4,14 +4,13 @@
 //! `run/rpm-ostree/update-driver.gv` is an `a{sv}` in GVariant's own format, with the strings `driver-name` and
 //! `driver-sd-unit`.
 
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ostree::glib::{Variant, VariantDict};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::record;
 
 const FILE: &str = "run/rpm-ostree/update-driver.gv";
 
@@ -41,17 +40,8 @@ impl UpdateDriver {
         let dict = VariantDict::new(None);
         dict.insert("driver-name", self.name.as_str());
         dict.insert("driver-sd-unit", self.unit.as_str());
-        let path: PathBuf = root.join(FILE);
-        let write = || -> Result<()> {
-            let directory = path.parent().ok_or_else(|| Error::failed("It has no directory"))?;
-            std::fs::create_dir_all(directory)?;
-            let mut file = tempfile::NamedTempFile::new_in(directory)?;
-            file.write_all(dict.end().data())?;
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-            file.persist(&path).map_err(|e| e.error)?;
-            Ok(())
-        };
-        write().context(|| format!("Registering the update driver {}", self.name))
+        record::write(&root.join(FILE), dict.end().data(), false)
+            .context(|| format!("Registering the update driver {}", self.name))
     }
 
     /// The error for everybody else's updates, as long as its unit is at work. `state` is the ActiveState of the unit,

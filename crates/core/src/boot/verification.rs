@@ -8,8 +8,6 @@
 //! more.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +18,7 @@ use super::health::{self, CheckResult};
 use super::variables;
 use crate::error::{Context, Result};
 use crate::model::settings::Settings;
+use crate::record;
 use crate::settings;
 use crate::sysroot::{Deployment, Sysroot};
 
@@ -264,16 +263,8 @@ fn directory(var: &Path) -> PathBuf {
 
 fn write_report(var: &Path, report: &BootReport) -> Result<()> {
     let directory = directory(var);
-    let write = || -> Result<()> {
-        fs::create_dir_all(&directory)?;
-        let mut file = tempfile::NamedTempFile::new_in(&directory)?;
-        file.write_all(&serde_json::to_vec_pretty(report)?)?;
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        // A restart may follow.
-        file.as_file().sync_all()?;
-        file.persist(directory.join(format!("{}.json", report.deployment))).map_err(|e| e.error)?;
-        Ok(())
-    };
+    let path = directory.join(format!("{}.json", report.deployment));
+    let write = || record::write(&path, &serde_json::to_vec_pretty(report)?, true);
     write().context(|| format!("Writing the report of this boot into {}", directory.display()))
 }
 
