@@ -437,9 +437,7 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
         provides: Vec<String>,
     ) -> Result<Vec<Dict>, Refusal> {
-        let names = checked_all(&provides)?;
-        let _entered = self.daemon.enter(connection, &header).await?;
-        packages::ask(&self.daemon, &self.name, packages::Kind::Provides, &names).await
+        self.packages(connection, &header, packages::Kind::Provides, &provides).await
     }
 
     async fn get_packages(
@@ -448,9 +446,7 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
         names: Vec<String>,
     ) -> Result<Vec<Dict>, Refusal> {
-        let names = checked_all(&names)?;
-        let _entered = self.daemon.enter(connection, &header).await?;
-        packages::ask(&self.daemon, &self.name, packages::Kind::Names, &names).await
+        self.packages(connection, &header, packages::Kind::Names, &names).await
     }
 
     async fn search(
@@ -459,9 +455,7 @@ impl Os {
         #[zbus(connection)] connection: &Connection,
         names: Vec<String>,
     ) -> Result<Vec<Dict>, Refusal> {
-        let names = checked_all(&names)?;
-        let _entered = self.daemon.enter(connection, &header).await?;
-        packages::ask(&self.daemon, &self.name, packages::Kind::Search, &names).await
+        self.packages(connection, &header, packages::Kind::Search, &names).await
     }
 
     #[zbus(property)]
@@ -508,6 +502,18 @@ impl Os {
         job.actions = BTreeSet::from([Action::RepoRefresh]);
         job.title = "package-diff".into();
         self.begin(connection, header, job).await
+    }
+
+    async fn packages(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        kind: packages::Kind,
+        names: &[String],
+    ) -> Result<Vec<Dict>, Refusal> {
+        let names = checked_all(names)?;
+        let _entered = self.daemon.enter(connection, header).await?;
+        packages::ask(&self.daemon, &self.name, kind, &names).await
     }
 
     /// What the `GetCached…RpmDiff` of the same name answers.
